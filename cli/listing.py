@@ -1,0 +1,23 @@
+"""``pyro-bvae list``."""
+
+from __future__ import annotations
+
+import click
+
+from pyro_bvae import config
+
+
+@click.command("list")
+def command() -> None:
+    """What can be chosen: data sets, priors, divergences, likelihoods and networks."""
+    for option, names in (
+        ("--dataset", config.DATASETS),
+        ("--prior", config.PRIORS),
+        ("--divergence", config.DIVERGENCES),
+        ("--likelihood", config.LIKELIHOODS),
+        ("--network", config.NETWORKS),
+    ):
+        click.echo(f"{option:<14}{', '.join(names)}")
+    click.echo(
+        "Your own: --dataset PATH, --prior package.module:Class, --network package.module:function."
+    )

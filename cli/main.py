@@ -1,0 +1,40 @@
+"""The ``pyro-bvae`` command group; each command is imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from pyro_bvae import __version__
+
+COMMANDS = {
+    "train": "Train a model and see its numbers and pictures.",
+    "sample": "Draw from a trained model.",
+    "list": "What can be chosen: data sets, priors, divergences, ...",
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{'listing' if name == 'list' else name}", __package__)
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pyro-bvae")
+def main() -> None:
+    """Beta-VAEs and decomposition in Pyro: latents with a chosen overlap and a chosen structure.
+
+    Start with:  pyro-bvae train --prior mixture --alpha 1
+    """

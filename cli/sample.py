@@ -1,0 +1,32 @@
+"""``pyro-bvae sample``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .errors import one_sentence
+
+
+@click.command("sample")
+@click.argument("run", type=click.Path())
+@click.option("-n", default=64, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option("--label", type=click.IntRange(0), help="Class to draw, for a conditional model.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the draws.")
+@click.option(
+    "--out",
+    type=click.Path(),
+    help="PNG, or NPZ for the numbers [default: RUN/figures/samples-SEED.png].",
+)
+@click.option("--trust", is_flag=True, help="Import the code of one's own that the run names.")
+def command(run: str, n: int, label: int | None, seed: int, out: str | None, trust: bool) -> None:
+    """Draw z from the prior and show p(x|z) of a trained RUN."""
+    with one_sentence():
+        from pyro_bvae.figures import save_samples
+        from pyro_bvae.runs import load_run
+
+        loaded = load_run(run, trust=trust)
+        path = Path(out) if out else loaded.path / "figures" / f"samples-{seed}.png"
+        save_samples(path, loaded.vae, n, label, seed)
+    click.echo(f"Wrote {path}")

@@ -1,0 +1,128 @@
+"""``pyro-bvae train``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pyro_bvae.config import Config
+
+from .errors import INTERRUPTED, fail, one_sentence
+from .options import config_options, make_config
+
+
+@click.command("train")
+@config_options
+@click.option("--out", type=click.Path(), help="Run directory [default: runs/DATASET-PRIOR-N].")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def command(out: str | None, quiet: bool, **values: Any) -> None:
+    """Train a model and see its numbers and pictures.
+
+    The objective is E log p(x|z) - beta KL(q(z|x) || p(z)) - alpha D(q(z), p(z)); with --gamma and
+    --capacity it is E log p(x|z) - gamma |KL - C|. All in nats per example. beta rises from 0 over the
+    first two thirds of training unless --beta-warmup says otherwise (0 switches it off).
+
+    \b
+    pyro-bvae train --prior mixture --alpha 1
+    pyro-bvae train --dataset fashion-mnist --prior spike-slab --alpha 100
+    pyro-bvae train --dataset mnist --gamma 100 --capacity 20
+    pyro-bvae train --prior mypackage.priors:Ring --prior-arg radius=2 --alpha 1
+    """
+    with one_sentence():
+        config = make_config(values)
+    _choose_threads(config)
+    from pyro_bvae.runs import train
+
+    bar = _Bar(quiet)
+    click.echo("Loading data and building the model ...", err=True)
+    try:
+        with one_sentence():
+            run = train(config, out, on_step=bar.step, callbacks=[bar.record])
+    except FloatingPointError as error:
+        bar.close()
+        fail(f"{error} The last good checkpoint and the history are kept.", 1)
+    except KeyboardInterrupt:
+        bar.close()
+        fail("Interrupted; the last checkpoint and the history are kept.", INTERRUPTED)
+    bar.close()
+    _summary(run)
+
+
+def _choose_threads(config: Config) -> None:
+    """One thread for small networks: two cost more in waiting than they save."""
+    import torch
+
+    if config.resolved().network == "mlp":
+        torch.set_num_threads(1)
+
+
+class _Bar:
+    """A progress bar with the terms of the last epoch."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.bar: Any = None
+
+    def step(self, step: int, total: int, loss: float) -> None:
+        if self.quiet:
+            return
+        if self.bar is None:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit=" steps", mininterval=0.2, leave=False)
+        self.bar.update(1)
+
+    def record(self, record: dict[str, float], state: Any) -> None:
+        if self.bar is not None:
+            shown = {"log_px_z": "E log p", "kl": "KL", "divergence": "D", "beta": "beta"}
+            terms = {text: f"{record[name]:.2f}" for name, text in shown.items() if name in record}
+            self.bar.set_postfix(terms, refresh=False)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _summary(run: Any) -> None:
+    m, c = run.metrics, run.config
+    seconds = m["training_seconds"]
+    click.echo(
+        f"\nTrained {c.dataset} with the {c.prior} prior: {int(run.history[-1]['step'])} steps in "
+        f"{seconds:.1f} s on {next(run.vae.parameters()).device}. Final beta {run.vae.beta:g}."
+    )
+    click.echo("Held-out, nats per example" + f" (n = {m['n']}):")
+    for text, value in summary_rows(m):
+        click.echo(f"  {text:<34} {value}")
+    for sentence in m["diagnosis"]:
+        click.echo(f"Note: {sentence}")
+    click.echo(f"Run and pictures: {run.path}  (figures/aggregate_posterior.png first)")
+    click.echo(f"Next: pyro-bvae sample {run.path}")
+
+
+def summary_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
+    """Label and value of each line of the summary table."""
+    rows = [
+        (label, f"{m[key]:9.3f} +- {m[key + '_se']:.3f}")
+        for key, label in (
+            ("log_px_z", "E log p(x|z)  (-distortion)"),
+            ("kl", "KL(q(z|x) || p(z))  (rate)"),
+            ("elbo", "ELBO at beta = 1"),
+        )
+    ]
+    if "divergence" in m:
+        rows.append((f"D(q(z), p(z))  {m['divergence_name']}", f"{m['divergence']:9.3f}"))
+    if m["kl_estimator"] != "closed form":
+        rows.append(("KL estimated by", f"    {m['kl_estimator']}"))
+    if "purity" in m:
+        rows.append(("cluster purity", f"{m['purity']:9.3f}"))
+        rows.append(("components used", f"{m['components_used']:5d} of {m['components']}"))
+    if "active_units" in m:
+        rows.append(
+            ("active latents (> .01 nats)", f"{m['active_units']:5d} of {len(m['kl_per_latent'])}")
+        )
+    if "hoyer" in m:
+        rows.append(
+            ("Hoyer sparsity (Gaussian null)", f"{m['hoyer']:9.3f}  ({m['hoyer_null']:.3f})")
+        )
+    return rows

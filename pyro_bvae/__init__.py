@@ -1,0 +1,56 @@
+"""Beta-VAEs and decomposition in Pyro: a chosen overlap, a chosen structure, and their measures."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_bvae.config import Config as Config
+    from pyro_bvae.elbo import CapacityELBO as CapacityELBO
+    from pyro_bvae.elbo import DecompositionELBO as DecompositionELBO
+    from pyro_bvae.elbo import ElboTerms as ElboTerms
+    from pyro_bvae.runs import Run as Run
+    from pyro_bvae.runs import load_run as load_run
+    from pyro_bvae.runs import train as train
+    from pyro_bvae.training import fit as fit
+    from pyro_bvae.vae import VAE as VAE
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "VAE": "vae",
+    "CapacityELBO": "elbo",
+    "DecompositionELBO": "elbo",
+    "ElboTerms": "elbo",
+    "fit": "training",
+    "train": "runs",
+    "Run": "runs",
+    "load_run": "runs",
+    "Config": "config",
+}
+_MODULES = (
+    "priors",
+    "likelihoods",
+    "divergences",
+    "networks",
+    "schedules",
+    "datasets",
+    "metrics",
+    "evaluation",
+    "plots",
+)
+__all__ = [*_HOME, *_MODULES]  # noqa: PLE0604
+
+
+# Resolved on first use (PEP 562), so that `pyro-bvae --help` need not import torch.
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

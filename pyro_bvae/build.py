@@ -1,0 +1,266 @@
+"""From a `Config` to data, model and objective: the only reader of the dicts and of ``module:attr``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import likelihoods, networks, priors
+from .config import Config
+from .datasets import Data, load_dataset, to_float
+from .divergences import DIVERGENCES
+from .elbo import CapacityELBO, DecompositionELBO, TermsELBO
+from .priors.check import prior_distribution
+from .schedules import Schedule, linear
+from .training import steps_per_epoch
+from .vae import VAE
+
+
+class Built(NamedTuple):
+    """Everything `fit` needs, and the configuration with every default filled in."""
+
+    config: Config
+    train: Data
+    test: Data
+    vae: VAE
+    objective: TermsELBO
+    schedules: dict[str, Schedule]
+    transform: Callable[[Tensor], Tensor] | None
+
+
+def build(config: Config) -> Built:
+    """Load the data and make the model, checked on one batch, all before any training.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: one sentence naming the option and what to do.
+    """
+    device = choose_device(config.device)
+    config = config.resolved()
+    train, test = load(config)
+    config = _resolve_by_data(config, train)
+    n_classes = max(train.n_classes, test.n_classes) if config.conditional else 0
+    if config.conditional and not n_classes:
+        raise ValueError("--conditional needs labels; the data set has none. Leave it out.")
+    vae = make_vae(config, train.x_shape, n_classes, x=train.x).to(device)
+    _check_on_batch(vae, config, train, device)
+    objective = make_objective(config, len(train))
+    schedules = make_schedules(config, total_steps(config, len(train)))
+    transform = torch.bernoulli if config.binarize == "dynamic" else None
+    return Built(config, train, test, vae, objective, schedules, transform)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device called ``name``; ``"auto"`` is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N; got {name!r}.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device {name} must be present; torch {torch.__version__} sees no CUDA device. "
+            "Use --device cpu, or install torch for CUDA."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"--device must be one of the {torch.cuda.device_count()} CUDA devices; got {name!r}."
+        )
+    return device
+
+
+def load(config: Config) -> tuple[Data, Data]:
+    """The data sets of ``config``, train and test."""
+    return load_dataset(
+        config.dataset,
+        data_dir=config.data_dir,
+        download=config.download,
+        image_size=config.image_size,
+        binarize="none" if config.binarize == "dynamic" else config.binarize,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+    )
+
+
+def _resolve_by_data(config: Config, train: Data) -> Config:
+    """Network and likelihood for data of the user's own, by its shape; and D by the latents."""
+    images = len(train.x_shape) == 3 and train.x.dtype == np.uint8
+    square = len(train.x_shape) == 3 and train.x_shape[1:] in ((32, 32), (64, 64))
+    missing: dict[str, Any] = {}
+    if config.network is None:
+        missing["network"] = "conv-bn" if square else "mlp"
+    if config.likelihood is None:
+        missing["likelihood"] = "bernoulli" if images else "normal"
+    likelihood = config.likelihood or missing["likelihood"]
+    if config.likelihood_scale is None and likelihood in ("normal", "laplace"):
+        missing["likelihood_scale"] = "0.1" if images else "learned"
+    config = dataclasses.replace(config, **missing)
+    bounded = config.likelihood in ("bernoulli", "continuous-bernoulli")
+    if bounded and train.x.dtype != np.uint8 and train.resident:
+        x = np.asarray(train.x)
+        if x.min() < 0 or x.max() > 1:
+            raise ValueError(
+                f"--likelihood {config.likelihood} needs data in [0, 1]; got values from "
+                f"{x.min():g} to {x.max():g}. Rescale the data, or use --likelihood normal."
+            )
+    if config.binarize != "none" and train.x.dtype != np.uint8:
+        raise ValueError(
+            f"--binarize needs images of whole grey values (uint8); got {train.x.dtype}."
+        )
+    return config
+
+
+def total_steps(config: Config, n_train: int) -> int:
+    """Optimiser steps of a resolved configuration."""
+    if config.steps is not None:
+        return config.steps
+    assert config.epochs is not None and config.batch_size is not None
+    return config.epochs * steps_per_epoch(n_train, config.batch_size)
+
+
+def make_vae(config: Config, x_shape: Sequence[int], n_classes: int = 0, x: Any = None) -> VAE:
+    """The model of a resolved configuration; ``x``, the training data, initialises priors that ask."""
+    assert config.latent_dim is not None
+    encoder_shape = (x_shape[0] + n_classes * config.encode_labels, *x_shape[1:])
+    scale = config.likelihood_scale == "decoder"
+    make: networks.Network = _find(config.network, networks.NETWORKS, "--network")
+    if config.encode_labels:
+        encoder, _ = make(encoder_shape, config.latent_dim)
+        _, decoder = make(x_shape, config.latent_dim, n_classes, scale)
+    else:
+        encoder, decoder = make(x_shape, config.latent_dim, n_classes, scale)
+    prior = make_prior(config, x_shape, x)
+    options: dict[str, Any] = {}
+    if config.likelihood_scale is not None:
+        words = ("learned", "decoder")
+        text = config.likelihood_scale
+        options["scale"] = text if text in words else float(text)
+    likelihood = likelihoods.LIKELIHOODS[str(config.likelihood)](**options)
+    beta = 1.0 if config.gamma is not None else config.beta
+    return VAE(encoder, decoder, prior, likelihood, beta, n_classes, config.encode_labels)
+
+
+def make_prior(config: Config, x_shape: Sequence[int], x: Any = None) -> nn.Module:
+    """The prior of a configuration; without data, pca and vamp wait for their checkpoint."""
+    make = _find(config.prior, priors.PRIORS, "--prior")
+    options = dict(config.prior_args)
+    if x is None and config.prior == "pca":
+        make = priors.Gaussian
+    known = inspect.signature(make).parameters
+    if "x_shape" in known:
+        options.setdefault("x_shape", tuple(x_shape))
+    if "x" in known and x is not None and config.prior in priors.PRIORS:
+        options["x"] = x
+    if "latent_dim" in known:
+        options.setdefault("latent_dim", config.latent_dim)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    wrong = [name for name in options if name not in known and not takes_any]
+    if wrong:
+        args = ", ".join(n for n in known if n not in ("latent_dim", "x", "x_shape")) or "none"
+        raise ValueError(f"--prior-arg of {config.prior} must be one of: {args}; got {wrong[0]!r}.")
+    try:
+        prior: nn.Module = make(**options)
+    except TypeError as error:
+        raise TypeError(f"--prior {config.prior}: {error}. Mend its --prior-arg.") from error
+    return prior
+
+
+def make_objective(config: Config, n_train: int) -> TermsELBO:
+    """The objective of a resolved configuration."""
+    particles: dict[str, Any] = {"num_particles": config.n_particles}
+    if config.gamma is not None:
+        assert config.capacity is not None
+        return CapacityELBO(
+            config.gamma, config.capacity, config.penalty, config.reduction, **particles
+        )
+    alpha, name = config.alpha, config.divergence
+    if config.beta_tc is not None:
+        alpha, name = config.beta_tc - 1, "total-correlation"
+    return DecompositionELBO(alpha, make_divergence(config, name, n_train), **particles)
+
+
+def make_divergence(config: Config, name: str | None, n_train: int) -> Callable[..., Tensor] | None:
+    """D by its key, with the configuration's estimator."""
+    if name is None:
+        return None
+    options: dict[str, Any] = {}
+    if name in ("exclusive-kl", "total-correlation"):
+        options["dataset_size"] = n_train
+        if config.estimator is not None:
+            options["estimator"] = config.estimator
+    return functools.partial(DIVERGENCES[name], **options)
+
+
+def make_schedules(config: Config, steps: int) -> dict[str, Schedule]:
+    """Warm-ups of beta and alpha and the ramp of C, over their shares of ``steps``."""
+    schedules: dict[str, Schedule] = {}
+    if config.gamma is not None:
+        assert config.capacity is not None
+        schedules["capacity"] = linear(0, config.capacity, config.capacity_ramp * steps)
+    elif config.beta_warmup > 0 and config.beta > 0:
+        schedules["beta"] = linear(0, config.beta, config.beta_warmup * steps)
+    if config.alpha_warmup > 0 and config.alpha > 0:
+        schedules["alpha"] = linear(0, config.alpha, config.alpha_warmup * steps)
+    return schedules
+
+
+def _find(name: str | None, known: dict[str, Any], option: str) -> Any:
+    """The entry ``name`` of a dict, or the attribute that ``module:attr`` names."""
+    assert name is not None
+    if name in known:
+        return known[name]
+    module_name, _, attr = name.partition(":")
+    if os.getcwd() not in sys.path:  # a console script's path does not hold the user's folder
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module_name)
+        for part in attr.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{option} must name something that can be imported as package.module:name; got {name!r} "
+            f"({error}). Check the spelling, and run where the module can be found."
+        ) from error
+    if not callable(found):
+        raise TypeError(
+            f"{option} must be a class or a function; got {name!r}, a {type(found).__name__}."
+        )
+    return found
+
+
+def _check_on_batch(vae: VAE, config: Config, train: Data, device: torch.device) -> None:
+    rows = np.arange(min(len(train), 4))
+    x = to_float(torch.from_numpy(np.array(train.batch(rows)))).to(device)
+    if not torch.isfinite(x).all():
+        raise ValueError(
+            "the data must be finite; got NaN or infinity in its first rows. Clean them."
+        )
+    labels = None
+    if vae.n_classes:
+        assert train.labels is not None
+        labels = torch.from_numpy(np.array(train.labels[rows])).to(device)
+    # Running statistics are left as they were, and the generator too: a check must not train.
+    training = vae.training
+    vae.eval()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        prior_distribution(vae.prior, int(config.latent_dim or 0))
+        try:
+            vae.check(x, labels)
+        except RuntimeError as error:
+            raise ValueError(
+                f"--network {config.network} cannot take x of shape {tuple(x.shape[1:])} "
+                f"({str(error).splitlines()[0]}). Use --network mlp, or another --image-size."
+            ) from error
+        finally:
+            vae.train(training)

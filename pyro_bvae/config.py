@@ -1,0 +1,261 @@
+"""`Config`: every option of a training, as text. It imports no torch; the command line derives from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+FORMAT = 1
+PRIORS = ("gaussian", "pca", "student-t", "laplace", "mixture", "spike-slab", "vamp", "flow")
+DIVERGENCES = ("inclusive-kl", "exclusive-kl", "mmd", "mmd-per-dim", "total-correlation")
+ESTIMATORS = ("batch", "leave_one_out", "mss")
+LIKELIHOODS = ("normal", "laplace", "bernoulli", "continuous-bernoulli")
+NETWORKS = ("mlp", "dcgan32", "conv-bn", "burgess", "higgins64")
+DATASETS = ("spirals", "digits", "mnist", "fashion-mnist")
+
+
+def _option(default: Any, text: str, choices: tuple[str, ...] = (), open: bool = False) -> Any:
+    """A field with its line of help; ``open`` choices also admit other text."""
+    metadata = {"help": text, "choices": choices, "open": open}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training. Fields left None take the data set's default; see `Config.resolved`."""
+
+    dataset: str = _option(
+        "spirals", "Data set, or a path: .npy, .npz, .h5 or a folder of images.", DATASETS, True
+    )
+    data_dir: str | None = _option(
+        None, "Folder holding the data sets [default: $PYRO_BVAE_DATA, else ./data]."
+    )
+    download: bool = _option(False, "Fetch the data set into the data folder where it is missing.")
+    image_size: int | None = _option(None, "Resize images to this height and width.")
+    binarize: str = _option(
+        "none",
+        "Images to 0 and 1: once at one half, or sampled anew each step.",
+        ("none", "static", "dynamic"),
+    )
+    test_fraction: float = _option(
+        0.1, "Share held out where the data set has no test set of its own."
+    )
+
+    prior: str = _option(
+        "gaussian", "Prior p(z), or package.module:Class of your own.", PRIORS, True
+    )
+    prior_args: dict[str, Any] = _option(
+        {}, "KEY=VALUE for the prior, e.g. n_components=10; repeatable."
+    )
+    latent_dim: int | None = _option(None, "Number of latents.")
+    network: str | None = _option(
+        None, "Encoder and decoder, or package.module:function of your own.", NETWORKS, True
+    )
+    likelihood: str | None = _option(None, "Likelihood p(x|z).", LIKELIHOODS)
+    likelihood_scale: str | None = _option(
+        None, "Scale of normal and laplace: a number, 'learned', or 'decoder' (per pixel)."
+    )
+    conditional: bool = _option(False, "Append the class label to z at the decoder.")
+    encode_labels: bool = _option(False, "With --conditional: show the encoder the label too.")
+
+    beta: float = _option(1.0, "Weight of KL(q(z|x) || p(z)): how much posteriors overlap.")
+    beta_warmup: float = _option(
+        2 / 3, "Share of training over which beta rises from 0; 0 switches it off."
+    )
+    alpha: float = _option(
+        0.0, "Weight of D(q(z), p(z)): how strongly to impose the prior's structure."
+    )
+    alpha_warmup: float = _option(0.0, "Share of training over which alpha rises from 0.")
+    divergence: str | None = _option(
+        None, "D [default: inclusive-kl up to 5 latents, mmd-per-dim above].", DIVERGENCES
+    )
+    estimator: str | None = _option(
+        None, "Estimator of q(z) for exclusive-kl [batch] and total-correlation [mss].", ESTIMATORS
+    )
+    beta_tc: float | None = _option(
+        None, "The beta-TCVAE with this weight: total-correlation with alpha = beta_tc - 1."
+    )
+    gamma: float | None = _option(None, "Weight of |KL - C|: the capacity objective.")
+    capacity: float | None = _option(None, "C in nats, at the end of its ramp from 0.")
+    capacity_ramp: float = _option(
+        1 / 3, "Share of training over which C rises; 0 holds it constant."
+    )
+    penalty: str = _option("absolute", "|KL - C|, or its one-sided form.", ("absolute", "relu"))
+    reduction: str = _option(
+        "batch", "Penalise the batch-mean KL, or each example's.", ("batch", "example")
+    )
+    n_particles: int = _option(1, "Samples of z per example and step.")
+
+    epochs: int | None = _option(None, "Passes over the data.")
+    steps: int | None = _option(None, "Optimiser steps, instead of --epochs.")
+    batch_size: int | None = _option(None, "Rows a step.")
+    lr: float | None = _option(None, "Adam's learning rate.")
+    amsgrad: bool | None = _option(None, "Adam's AMSGrad variant.")
+    seed: int = _option(0, "Of every random number.")
+    device: str = _option("auto", "cpu, cuda, cuda:1, ...; auto takes CUDA where there is one.")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, meta = getattr(self, field.name), field.metadata
+            closed = meta["choices"] and not meta["open"]
+            if closed and value is not None and value not in meta["choices"]:
+                raise ValueError(_unknown(flag(field.name), value, meta["choices"]))
+        _check_numbers(self)
+        _check_together(self)
+
+    def resolved(self) -> Config:
+        """With the data set's defaults filled in, as far as its name tells; `build` does the rest."""
+        defaults: dict[str, Any] = dict(_DEFAULTS.get(self.dataset, _OWN_DATA))
+        if self.steps is not None or self.epochs is not None:
+            defaults.pop("steps", None)
+            defaults.pop("epochs", None)
+        if self.likelihood is not None or self.likelihood_scale is not None:
+            defaults.pop("likelihood_scale", None)
+        missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
+        config = dataclasses.replace(self, **missing)
+        if config.alpha > 0 and config.divergence is None and config.latent_dim is not None:
+            name = "inclusive-kl" if config.latent_dim <= 5 else "mmd-per-dim"
+            config = dataclasses.replace(config, divergence=name)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with the format's number."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a newer format, or a name that is no option.
+        """
+        values = dict(values)
+        written = values.pop("format", FORMAT)
+        if not isinstance(written, int) or written > FORMAT:
+            raise ValueError(
+                f"Config: format must be at most {FORMAT}; got {written!r}. "
+                "It was written by a newer version: upgrade pyro_bvae."
+            )
+        names = tuple(field.name for field in dataclasses.fields(cls))
+        for name in values:
+            if name not in names:
+                raise ValueError(_unknown("Config: an option", name, names))
+        return cls(**values)
+
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "spirals": {
+        "latent_dim": 2, "network": "mlp", "likelihood": "normal", "likelihood_scale": "decoder",
+        "steps": 1500, "batch_size": 400, "lr": 5e-3, "amsgrad": True,
+    },
+    "digits": {
+        "latent_dim": 10, "network": "mlp", "likelihood": "bernoulli",
+        "epochs": 100, "batch_size": 64, "lr": 1e-3, "amsgrad": False,
+    },
+    "mnist": {
+        "latent_dim": 10, "network": "conv-bn", "likelihood": "bernoulli", "image_size": 32,
+        "epochs": 10, "batch_size": 64, "lr": 5e-4, "amsgrad": False,
+    },
+    "fashion-mnist": {
+        "latent_dim": 50, "network": "dcgan32", "likelihood": "laplace", "likelihood_scale": "0.1",
+        "image_size": 32, "epochs": 10, "batch_size": 500, "lr": 5e-4, "amsgrad": True,
+    },
+}  # fmt: skip
+_OWN_DATA: dict[str, Any] = {
+    "latent_dim": 10, "epochs": 20, "batch_size": 64, "lr": 1e-3, "amsgrad": False,
+}  # fmt: skip
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field: ``beta_warmup`` -> ``--beta-warmup``."""
+    return "--prior-arg" if name == "prior_args" else "--" + name.replace("_", "-")
+
+
+def _unknown(what: str, value: object, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(str(value), known, 1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return f"{what} must be one of {', '.join(known)}; got {value!r}.{hint}"
+
+
+def _check_numbers(config: Config) -> None:
+    at_least = {
+        "image_size": 1, "latent_dim": 1, "n_particles": 1, "epochs": 1, "steps": 1, "batch_size": 1,
+        "seed": 0, "beta": 0, "alpha": 0, "gamma": 0, "capacity": 0, "beta_tc": 1,
+        "beta_warmup": 0, "alpha_warmup": 0, "capacity_ramp": 0, "test_fraction": 0, "lr": 0,
+    }  # fmt: skip
+    for name, least in at_least.items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        whole = "int" in str(Config.__dataclass_fields__[name].type)
+        kind = "a whole number" if whole else "a number"
+        bad = isinstance(value, bool) or not isinstance(value, int if whole else (int, float))
+        if bad or not math.isfinite(value) or value < least:
+            raise ValueError(f"{flag(name)} must be {kind} of at least {least}; got {value!r}.")
+    for name in ("beta_warmup", "alpha_warmup", "capacity_ramp"):
+        if getattr(config, name) > 1:
+            raise ValueError(
+                f"{flag(name)} must be a share of training in [0, 1]; got {getattr(config, name)}."
+            )
+    if not 0 < config.test_fraction < 1:
+        raise ValueError(f"--test-fraction must lie between 0 and 1; got {config.test_fraction}.")
+    if config.lr == 0:
+        raise ValueError("--lr must be greater than 0; got 0.")
+    if config.seed >= 2**32:
+        raise ValueError(f"--seed must be below 2**32; got {config.seed}.")
+    _check_scale(config.likelihood_scale)
+
+
+def _check_scale(scale: str | None) -> None:
+    if scale in (None, "learned", "decoder"):
+        return
+    try:
+        good = 0 < float(str(scale)) < math.inf
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(
+            f"--likelihood-scale must be a number > 0, 'learned' or 'decoder'; got {scale!r}."
+        )
+
+
+def _check_together(config: Config) -> None:
+    c = config
+    own = ":"
+    for name, choices in (("prior", PRIORS), ("network", NETWORKS)):
+        value = getattr(c, name)
+        if value is not None and value not in choices and own not in value:
+            raise ValueError(
+                _unknown(flag(name), value, choices) + " Or package.module:name of your own."
+            )
+    rules = [
+        (c.epochs is not None and c.steps is not None,
+         f"--epochs and --steps exclude each other; got {c.epochs} and {c.steps}. Give one."),
+        (c.capacity is not None and c.gamma is None,
+         f"--capacity {c.capacity} needs --gamma, the weight of |KL - C|. Try --gamma 100."),
+        (c.gamma is not None and c.capacity is None,
+         f"--gamma {c.gamma} needs --capacity, C in nats. Try --capacity 20."),
+        (c.gamma is not None and c.beta != 1,
+         f"--gamma needs --beta 1, since gamma weighs the KL; got --beta {c.beta}. Leave --beta out."),
+        (c.gamma is not None and (c.alpha > 0 or c.beta_tc is not None),
+         "--gamma and a divergence exclude each other. Leave out --alpha and --beta-tc, or --gamma."),
+        (c.divergence is not None and c.alpha == 0,
+         f"--divergence {c.divergence} has no effect at --alpha 0. Give --alpha, e.g. --alpha 1."),
+        (c.beta_tc is not None and (c.alpha > 0 or c.beta != 1 or c.divergence is not None),
+         "--beta-tc sets alpha, beta and the divergence itself. Leave out --alpha, --beta and --divergence."),
+        (c.estimator is not None and c.beta_tc is None
+         and c.divergence not in ("exclusive-kl", "total-correlation"),
+         f"--estimator {c.estimator} needs --divergence exclusive-kl or total-correlation."),
+        (c.encode_labels and not c.conditional,
+         "--encode-labels needs --conditional."),
+        (c.likelihood in ("bernoulli", "continuous-bernoulli") and c.likelihood_scale is not None,
+         f"--likelihood-scale needs --likelihood normal or laplace; got {c.likelihood}."),
+    ]  # fmt: skip
+    for broken, sentence in rules:
+        if broken:
+            raise ValueError(sentence)

@@ -1,0 +1,136 @@
+"""A folder of images, opened one by one as they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .data import Data
+from .images import check_image_size
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+_GREY_MODES = ("1", "L", "LA")
+# Pillow clips these to 8 bits instead of scaling them, so they are refused.
+_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files as lazily read rows, uint8 `(n, channels, height, width)`."""
+
+    paths: tuple[Path, ...]
+    row_shape: tuple[int, int, int]
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.paths), *self.row_shape)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        rows = np.empty((len(index), *self.row_shape), np.uint8)
+        for row, i in zip(rows, index, strict=True):
+            row[:] = self._read(self.paths[i])
+        return rows
+
+    def _read(self, path: Path) -> np.ndarray:
+        from PIL import Image
+
+        channels, height, width = self.row_shape
+        try:
+            with Image.open(path) as image:
+                pixels = image.convert("L" if channels == 1 else "RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise _unreadable(path, error) from error
+        if pixels.size != (width, height):
+            pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(pixels).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def read_folder(folder: Path, image_size: int | None) -> Data:
+    """Read a folder of images; class sub-folders, in sorted order, become labels 0, 1, ….
+
+    Args:
+        folder: holds images, or one sub-folder of images per class.
+        image_size: every image is resized (and, if oblong, squashed) bilinearly to this height
+            and width; None requires images of one size.
+
+    Returns:
+        `x` read lazily, uint8, 1 channel if every image is grey, else 3.
+
+    Raises:
+        ValueError: no image, images both beside and inside sub-folders, an unreadable image, one
+            of more than 8 bits a channel, or sizes that differ without `image_size`.
+    """
+    check_image_size(image_size, str(folder))
+    paths, labels = _find(folder)
+    grey = True
+    sizes: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        mode, size = _header(path)
+        grey = grey and mode in _GREY_MODES
+        sizes.setdefault(size, path)
+    if image_size is None and len(sizes) > 1:
+        (one, first), (other, second) = list(sizes.items())[:2]
+        raise ValueError(
+            f"{folder}: images must share one size; got {one[0]}x{one[1]} ({first.name}) and "
+            f"{other[0]}x{other[1]} ({second.name}). Pass --image-size to resize them."
+        )
+    width, height = (image_size, image_size) if image_size else next(iter(sizes))
+    return Data(ImageFiles(tuple(paths), (1 if grey else 3, height, width)), labels)
+
+
+def _find(folder: Path) -> tuple[list[Path], np.ndarray | None]:
+    flat = _images(folder, "*")
+    classes = [d for d in sorted(folder.iterdir()) if d.is_dir() and not d.name.startswith(".")]
+    per_class = [found for d in classes if (found := _images(d, "**/*"))]
+    if flat and per_class:
+        raise ValueError(
+            f"{folder}: images must lie either all in the folder or all in class sub-folders; got "
+            f"{len(flat)} beside {len(per_class)} such sub-folders. Move the former."
+        )
+    if not flat and not per_class:
+        raise ValueError(
+            f"{folder}: the folder must hold images ({' '.join(SUFFIXES)}); got none. "
+            "Put images there, or one sub-folder of images per class."
+        )
+    if flat:
+        return flat, None
+    paths = [path for found in per_class for path in found]
+    return paths, np.repeat(np.arange(len(per_class)), [len(found) for found in per_class])
+
+
+def _images(folder: Path, pattern: str) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.glob(pattern)
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _header(path: Path) -> tuple[str, tuple[int, int]]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode, size = image.mode, image.size
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if mode in _DEEP_MODES:
+        raise ValueError(
+            f"{path}: the image must have 8 bits a channel; got mode {mode}. "
+            "Convert the folder to 8 bits."
+        )
+    return mode, size
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path}: the file must be a complete image; got one that cannot be read "
+        f"({type(error).__name__}). Replace or remove it."
+    )

@@ -1,0 +1,173 @@
+"""Is a module fit to be a prior? The test our own priors pass, for everyone's."""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+_N = 50_000
+_KERNELS = 500
+_DF = 3.0
+_MAX_DIM = 5
+
+
+def check_prior(prior: nn.Module, latent_dim: int) -> str:
+    """Check that ``prior`` keeps the contract of a prior over ``latent_dim`` latents.
+
+    Checked: a module returning a Pyro distribution of ``batch_shape ()`` and ``event_shape
+    (latent_dim,)``; finite samples with finite log-density; a density that integrates to 1 and agrees
+    with the samples (importance sampling, in few dimensions); a gradient for every parameter.
+
+    Returns:
+        One line: ``"ok: integrates to 1.000, KL by Monte Carlo"``; it says what could not be checked.
+
+    Raises:
+        TypeError: not a module, or no Pyro distribution.
+        ValueError: wrong shapes, values or density; the sentence says which.
+
+    >>> from pyro_bvae.priors import SpikeSlab
+    >>> check_prior(SpikeSlab(2), 2)
+    'ok: integrates to 1.00..., KL by Monte Carlo'
+    """
+    name = type(prior).__name__
+    p_z = prior_distribution(prior, latent_dim)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        z = p_z.sample((_N,))
+        log_p = p_z.log_prob(z)
+        _check_values(name, z, log_p, latent_dim)
+        integral = _check_density(name, p_z, z)
+    notes = [integral, f"KL {'in closed form' if _closed_form(p_z) else 'by Monte Carlo'}"]
+    _check_gradients(name, prior)
+    if not p_z.has_rsample:
+        notes.append("no rsample: D gives it no gradient")
+    return "ok: " + ", ".join(notes)
+
+
+def prior_distribution(prior: nn.Module, latent_dim: int) -> TorchDistributionMixin:
+    """``prior()``, after checking its kind and shapes."""
+    name = type(prior).__name__
+    if not isinstance(prior, nn.Module):
+        raise TypeError(
+            f"{name}: a prior must be an nn.Module whose forward() returns a Pyro distribution; "
+            f"got a {name}. Wrap it in a module."
+        )
+    p_z = prior()
+    kind = type(p_z)
+    if not isinstance(p_z, TorchDistributionMixin):
+        raise TypeError(
+            f"{name}: forward() must return a distribution from pyro.distributions; "
+            f"got {kind.__module__}.{kind.__name__}. Replace torch.distributions by pyro.distributions."
+        )
+    if p_z.batch_shape != () or p_z.event_shape != (latent_dim,):
+        raise ValueError(
+            f"{name}: the distribution must have batch_shape () and event_shape ({latent_dim},); got "
+            f"{tuple(p_z.batch_shape)} and {tuple(p_z.event_shape)}. Use .to_event(1) for "
+            "independent dimensions, and parameters of length latent_dim."
+        )
+    return p_z
+
+
+def _check_values(name: str, z: Tensor, log_p: Tensor, latent_dim: int) -> None:
+    if z.shape != (len(z), latent_dim) or not torch.isfinite(z).all():
+        raise ValueError(
+            f"{name}: samples must be finite and of shape (n, {latent_dim}); "
+            f"got shape {tuple(z.shape)}, {int((~torch.isfinite(z)).sum())} not finite."
+        )
+    if log_p.shape != (len(z),) or not torch.isfinite(log_p).all():
+        raise ValueError(
+            f"{name}: log_prob of n samples must be finite and of shape (n,); "
+            f"got shape {tuple(log_p.shape)}, {int((~torch.isfinite(log_p)).sum())} not finite."
+        )
+
+
+def _check_density(name: str, p_z: TorchDistributionMixin, z: Tensor) -> str:
+    """Integral of p and its first two moments by importance sampling, against the samples."""
+    dim = z.shape[1]
+    unchecked = f"integral not checkable in {dim} dimensions (try fewer)"
+    if dim > _MAX_DIM:
+        return unchecked
+    # The proposal: a Student-t on each of some samples of p, as heavy-tailed as any prior worth the
+    # name and as wide as the gap to that sample's neighbours, so that narrow parts are covered too.
+    centres = z[:_KERNELS]
+    gaps = torch.cdist(centres, z[_KERNELS : 5 * _KERNELS]).kthvalue(10, dim=1).values
+    widths = 2 * gaps.clamp(min=1e-6) / math.sqrt(dim)
+    shift = torch.randn(_N, dim) / dist.Chi2(torch.tensor(_DF)).sample((_N, 1)).div(_DF).sqrt()
+    kernel = torch.randint(_KERNELS, (_N,))
+    points = centres[kernel] + widths[kernel, None] * shift
+    constant = (
+        math.lgamma((_DF + dim) / 2)
+        - math.lgamma(_DF / 2)
+        - dim * math.log(_DF * math.pi) / 2
+        - math.log(_KERNELS)
+    )
+    log_r = constant + torch.cat(
+        [
+            torch.logsumexp(
+                -(_DF + dim) / 2 * ((block / widths) ** 2 / _DF).log1p() - dim * widths.log(), 1
+            )
+            for block in (torch.cdist(part, centres) for part in points.split(5000))
+        ]
+    )
+    weights = (p_z.log_prob(points) - log_r).exp()
+    total = weights.mean().item()
+    error = weights.std().item() / math.sqrt(_N)
+    if not error < 0.02 * max(total, 1.0):
+        return unchecked
+    if abs(total - 1) > 5 * error + 0.005:
+        raise ValueError(
+            f"{name}: exp(log_prob) must integrate to 1; got {total:.3f} +- {error:.3f}. "
+            "Normalise the density."
+        )
+    _check_moments(name, z, points, weights)
+    return f"integrates to {total:.3f}"
+
+
+def _check_moments(name: str, z: Tensor, points: Tensor, weights: Tensor) -> None:
+    """tanh of z and z^2 under the density and in the samples: bounded, so heavy tails do no harm."""
+    for label, f in (("tanh(z)", torch.tanh), ("tanh(z^2)", lambda v: torch.tanh(v * v))):
+        inside, sampled = f(points) * weights.unsqueeze(1), f(z)
+        gap = (inside.mean(0) - sampled.mean(0)).abs()
+        error = ((inside.var(0) + sampled.var(0)) / _N).sqrt()
+        if (gap > 6 * error + 0.005).any():
+            worst = int((gap - 6 * error).argmax())
+            raise ValueError(
+                f"{name}: samples must follow exp(log_prob); the mean of {label} in dimension {worst} "
+                f"is {sampled.mean(0)[worst]:.3f} in samples and {inside.mean(0)[worst]:.3f} under "
+                "the density. Make sample() and log_prob() describe one distribution."
+            )
+
+
+def _closed_form(p_z: TorchDistributionMixin) -> bool:
+    loc = torch.zeros(p_z.event_shape)
+    try:
+        kl_divergence(dist.Normal(loc, torch.ones_like(loc)).to_event(1), p_z)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _check_gradients(name: str, prior: nn.Module) -> None:
+    parameters = {k: p for k, p in prior.named_parameters() if p.requires_grad}
+    if not parameters:
+        return
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        p_z = prior()
+        # A clone: a transformed distribution remembers its own samples together with their path.
+        loss = p_z.log_prob(p_z.sample((100,)).clone()).sum()
+        if not loss.requires_grad:
+            grads: tuple[Tensor | None, ...] = (None,) * len(parameters)
+        else:
+            grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    without = [k for k, g in zip(parameters, grads, strict=True) if g is None]
+    if without:
+        raise ValueError(
+            f"{name}: log_prob must depend on every parameter; {', '.join(without)} got no gradient. "
+            "Compute the distribution's parameters inside forward(), not in __init__."
+        )

@@ -1,0 +1,192 @@
+"""Priors that are a product over latent dimensions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+
+from .normal_mixture import NormalMixture
+
+
+def positive(owner: object, name: str, value: float) -> float:
+    """``value`` as a float; raises where it is not a finite number > 0."""
+    if not (isinstance(value, (int, float)) and 0 < value < math.inf):
+        raise ValueError(
+            f"{type(owner).__name__}: {name} must be a finite number > 0; got {value!r}."
+        )
+    return float(value)
+
+
+def dimension(owner: object, latent_dim: int) -> int:
+    """``latent_dim``; raises where it is not an integer >= 1."""
+    if not isinstance(latent_dim, int) or isinstance(latent_dim, bool) or latent_dim < 1:
+        raise ValueError(
+            f"{type(owner).__name__}: latent_dim must be an integer >= 1; got {latent_dim!r}."
+        )
+    return latent_dim
+
+
+def log_parameter(module: nn.Module, name: str, value: Tensor, learned: bool) -> None:
+    """Hold log ``value`` under ``name``: as a parameter when ``learned``, else as a buffer."""
+    if learned:
+        module.register_parameter(name, nn.Parameter(value.log()))
+    else:
+        module.register_buffer(name, value.log())
+
+
+class Gaussian(nn.Module):
+    """N(0, diag(scale^2)), the isotropic N(0, I) by default.
+
+    Args:
+        latent_dim: D.
+        scale: standard deviation, a number or one per dimension, ``(D,)``.
+        learned: train the scales with everything else.
+    """
+
+    log_scale: Tensor
+
+    def __init__(self, latent_dim: int, scale: float | Tensor = 1.0, learned: bool = False) -> None:
+        super().__init__()
+        dimension(self, latent_dim)
+        scales = torch.as_tensor(scale, dtype=torch.get_default_dtype()).expand(latent_dim)
+        if not (torch.isfinite(scales).all() and (scales > 0).all()):
+            raise ValueError(f"Gaussian: scale must be finite and > 0; got {scales.tolist()}.")
+        log_parameter(self, "log_scale", scales.clone(), learned)
+
+    @classmethod
+    def from_pca(cls, latent_dim: int, x: np.ndarray, learned: bool = False) -> Gaussian:
+        """Variances proportional to the data's leading principal variances, descending, mean 1.
+
+        v = D * softmax(log lambda) = D * lambda / sum(lambda), lambda the top D eigenvalues of the
+        covariance of the training pixels. Unequal variances break the rotation invariance of an
+        isotropic prior (Mathieu 2019, section 5, https://arxiv.org/abs/1812.02833).
+
+        Args:
+            latent_dim: D.
+            x: training data ``(n, *x_shape)``.
+            learned: start from these variances and train them.
+
+        Raises:
+            ValueError: D exceeds the rank of the data's covariance.
+        """
+        if not isinstance(x, np.ndarray):
+            raise TypeError(
+                "Gaussian.from_pca: x must be an array in memory; got data read lazily. "
+                "Load a part of it with numpy and pass that."
+            )
+        flat = x.reshape(len(x), -1).astype(np.float64)
+        eigenvalues = np.linalg.eigvalsh(np.atleast_2d(np.cov(flat, rowvar=False)))[::-1]
+        rank = int((eigenvalues > eigenvalues[0] * 1e-10).sum()) if eigenvalues[0] > 0 else 0
+        if latent_dim > rank:
+            raise ValueError(
+                f"Gaussian.from_pca: latent_dim must be at most the rank of the data's covariance, "
+                f"{rank}; got {latent_dim}. Lower --latent-dim or use --prior gaussian."
+            )
+        top = eigenvalues[:latent_dim]
+        return cls(
+            latent_dim,
+            torch.tensor(np.sqrt(latent_dim * top / top.sum())).to(torch.get_default_dtype()),
+            learned,
+        )
+
+    def forward(self) -> TorchDistributionMixin:
+        scale = self.log_scale.exp()
+        return dist.Normal(torch.zeros_like(scale), scale).to_event(1)
+
+
+class StudentT(nn.Module):
+    """A product of Student-t with ``df`` degrees of freedom: no rotation but the trivial ones leaves
+    it unchanged, so it fixes the axes (Mathieu 2019). KL by Monte Carlo; df -> inf gives N(0, I)."""
+
+    log_df: Tensor
+    log_scale: Tensor
+
+    def __init__(
+        self, latent_dim: int, df: float = 9.0, scale: float = 1.0, learned: bool = False
+    ) -> None:
+        super().__init__()
+        ones = torch.ones(dimension(self, latent_dim))
+        log_parameter(self, "log_df", ones * positive(self, "df", df), learned)
+        log_parameter(self, "log_scale", ones * positive(self, "scale", scale), learned)
+
+    def forward(self) -> TorchDistributionMixin:
+        scale = self.log_scale.exp()
+        return dist.StudentT(self.log_df.exp(), torch.zeros_like(scale), scale).to_event(1)
+
+
+class Laplace(nn.Module):
+    """A product of Laplace(0, scale); the default scale 1/sqrt(2) has variance 1."""
+
+    log_scale: Tensor
+
+    def __init__(
+        self, latent_dim: int, scale: float = 1 / math.sqrt(2), learned: bool = False
+    ) -> None:
+        super().__init__()
+        ones = torch.ones(dimension(self, latent_dim))
+        log_parameter(self, "log_scale", ones * positive(self, "scale", scale), learned)
+
+    def forward(self) -> TorchDistributionMixin:
+        scale = self.log_scale.exp()
+        return dist.Laplace(torch.zeros_like(scale), scale).to_event(1)
+
+
+class SpikeSlab(nn.Module):
+    """Per dimension w N(0, spike_scale^2) + (1 - w) N(0, slab_scale^2): most latents near zero.
+
+    The relaxed spike-and-slab of Mathieu 2019 (section 6.2); w = 0 is the Gaussian prior. KL by Monte
+    Carlo.
+
+    Args:
+        latent_dim: D.
+        spike_weight: w in [0, 1], the share of near-zero latents.
+        spike_scale: standard deviation of the spike.
+        slab_scale: standard deviation of the slab.
+        learned: train weights and scales, one per dimension; then 0 < w < 1.
+    """
+
+    log_scales: Tensor
+    weight_logit: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        spike_weight: float = 0.8,
+        spike_scale: float = 0.05,
+        slab_scale: float = 1.0,
+        learned: bool = False,
+    ) -> None:
+        super().__init__()
+        dimension(self, latent_dim)
+        scales = [
+            positive(self, "spike_scale", spike_scale),
+            positive(self, "slab_scale", slab_scale),
+        ]
+        if not 0 <= spike_weight <= 1:
+            raise ValueError(f"SpikeSlab: spike_weight must lie in [0, 1]; got {spike_weight!r}.")
+        if learned and not 0 < spike_weight < 1:
+            raise ValueError(
+                f"SpikeSlab: spike_weight must lie strictly between 0 and 1 to be learned; "
+                f"got {spike_weight!r}."
+            )
+        log_parameter(self, "log_scales", torch.tensor(scales).repeat(latent_dim, 1), learned)
+        logit = torch.logit(torch.tensor(float(spike_weight), dtype=torch.float64)).to(
+            torch.get_default_dtype()
+        )
+        if learned:
+            self.weight_logit = nn.Parameter(logit.repeat(latent_dim))
+        else:
+            self.register_buffer("weight_logit", logit.repeat(latent_dim))
+
+    def forward(self) -> TorchDistributionMixin:
+        log_weights = torch.stack(
+            [F.logsigmoid(self.weight_logit), F.logsigmoid(-self.weight_logit)], -1
+        )
+        scales = self.log_scales.exp()
+        return NormalMixture(log_weights, torch.zeros_like(scales), scales).to_event(1)

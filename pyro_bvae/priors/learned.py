@@ -1,0 +1,143 @@
+"""Priors that are trained with the model: pseudo-inputs seen through the encoder, and a flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyro.distributions as dist
+import pyro.distributions.transforms as transforms
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+
+from .factorised import dimension
+from .normal_mixture import NormalMixture
+
+
+class VampPrior(nn.Module):
+    """(1/K) sum_k q(z|u_k): a mixture of the encoder's own posteriors at K learned pseudo-inputs.
+
+    The encoder is bound by ``VAE`` and used, not owned: its weights appear once in the state dict. It
+    runs in evaluation mode here, so that pseudo-inputs do not enter BatchNorm's statistics.
+
+    Args:
+        latent_dim: D.
+        n_components: K.
+        x_shape: shape of one x.
+        x: training data in memory ``(n, *x_shape)``: the pseudo-inputs start at K random rows and stay
+            inside its range; without it they start uniform in [0, 1].
+
+    References: Tomczak & Welling 2018, https://arxiv.org/abs/1705.07120
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        n_components: int = 100,
+        x_shape: Sequence[int] = (2,),
+        x: np.ndarray | None = None,
+    ) -> None:
+        super().__init__()
+        self.latent_dim = dimension(self, latent_dim)
+        if not isinstance(n_components, int) or n_components < 1:
+            raise ValueError(
+                f"VampPrior: n_components must be an integer >= 1; got {n_components!r}."
+            )
+        dtype = torch.get_default_dtype()
+        if x is None:
+            start, low, high = torch.rand(n_components, *x_shape), 0.0, 1.0
+        else:
+            rows = torch.randint(len(x), (n_components,)).sort().values.numpy()
+            start = torch.as_tensor(np.asarray(x[rows])).to(dtype)
+            low, high = float(np.min(x)), float(np.max(x))
+            if x.dtype == np.uint8:
+                start, low, high = start / 255, 0.0, 1.0
+        self.register_buffer("low", torch.tensor(low, dtype=dtype))
+        self.register_buffer("high", torch.tensor(high, dtype=dtype))
+        unit = ((start - low) / (high - low)).clamp(0.01, 0.99)
+        self.raw = nn.Parameter(torch.logit(unit))
+        self._encoder: list[nn.Module] = []  # a list: not a submodule, so not owned
+
+    @property
+    def n_components(self) -> int:
+        return len(self.raw)
+
+    def bind(self, encoder: nn.Module) -> None:
+        """Use ``encoder`` for the components; ``VAE`` calls this."""
+        self._encoder = [encoder]
+
+    def pseudo_inputs(self) -> Tensor:
+        """``(K, *x_shape)``, inside the data's range."""
+        return self.low + (self.high - self.low) * torch.sigmoid(self.raw)
+
+    def _components(self) -> tuple[Tensor, Tensor]:
+        if not self._encoder:
+            raise ValueError(
+                "VampPrior: an encoder must be bound before use; got none. "
+                "Pass the prior to VAE(...), or call prior.bind(encoder)."
+            )
+        encoder = self._encoder[0]
+        training = encoder.training
+        encoder.eval()
+        try:
+            loc, scale = encoder(self.pseudo_inputs())
+        finally:
+            encoder.train(training)
+        return loc, scale
+
+    def forward(self) -> TorchDistributionMixin:
+        loc, scale = self._components()
+        logits = loc.new_zeros(len(loc))
+        if self.latent_dim == 1:
+            log_weights = logits.log_softmax(0).unsqueeze(0)
+            return NormalMixture(log_weights, loc.T, scale.T).to_event(1)
+        return dist.MixtureOfDiagNormals(loc, scale, logits)
+
+    def assign(self, z: Tensor) -> Tensor:
+        """Index of the most responsible component for each ``z (n, D)``: int64 ``(n,)``."""
+        components = dist.Normal(*self._components()).to_event(1)
+        return components.log_prob(z.unsqueeze(1)).argmax(1)
+
+
+class Flow(nn.Module):
+    """N(0, I) through ``n_transforms`` learned affine couplings, D >= 2.
+
+    Couplings are cheap in both directions: sampling for D(q(z), p(z)) and log p(z) for the KL, which
+    is by Monte Carlo.
+
+    Args:
+        latent_dim: D >= 2.
+        n_transforms: how many couplings.
+        hidden: width of each coupling's network.
+
+    References: Dinh 2017, https://arxiv.org/abs/1605.08803
+    """
+
+    scale: Tensor
+
+    def __init__(self, latent_dim: int, n_transforms: int = 4, hidden: int = 64) -> None:
+        super().__init__()
+        self.latent_dim = dimension(self, latent_dim)
+        if not isinstance(n_transforms, int) or n_transforms < 1:
+            raise ValueError(f"Flow: n_transforms must be an integer >= 1; got {n_transforms!r}.")
+        if latent_dim == 1:
+            raise ValueError(
+                "Flow: latent_dim must be at least 2, for a coupling to have two sides; got 1. "
+                "Use Mixture(1, learned=True)."
+            )
+        self.steps = nn.ModuleList(
+            transforms.affine_coupling(latent_dim, [hidden, hidden]) for _ in range(n_transforms)
+        )
+        self.register_buffer("scale", torch.ones(latent_dim))
+
+    def forward(self) -> TorchDistributionMixin:
+        order = torch.arange(self.latent_dim - 1, -1, -1, device=self.scale.device)
+        chain = [part for step in self.steps for part in (step, transforms.Permute(order))]
+        base = dist.Normal(torch.zeros_like(self.scale), self.scale).to_event(1)
+        p_z = dist.TransformedDistribution(base, chain)
+        p_z.clear_cache()  # a transform remembers its last x and y, whose weights have moved since
+        return p_z

@@ -1,0 +1,101 @@
+"""The Gaussian mixture prior: asks the representation for clusters."""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+
+from .factorised import dimension, log_parameter, positive
+from .normal_mixture import NormalMixture
+
+
+def _default_locs(latent_dim: int, n_components: int) -> Tensor:
+    """``(n_components, latent_dim)`` points at distance 1 from the origin, evenly spread."""
+    if latent_dim == 1:
+        return (
+            torch.linspace(-1, 1, n_components).unsqueeze(1)
+            if n_components > 1
+            else torch.zeros(1, 1)
+        )
+    if latent_dim == 2:
+        angles = 2 * math.pi * torch.arange(n_components, dtype=torch.float64) / n_components
+        return torch.stack([angles.cos(), angles.sin()], 1).to(torch.get_default_dtype())
+    if n_components > 2 * latent_dim:
+        raise ValueError(
+            f"Mixture: n_components must be at most 2 * latent_dim = {2 * latent_dim} when locs are "
+            f"not given; got {n_components}. Pass locs, a tensor (n_components, latent_dim)."
+        )
+    axes = torch.eye(latent_dim)
+    return torch.stack([axes, -axes], 1).reshape(-1, latent_dim)[:n_components]
+
+
+class Mixture(nn.Module):
+    """sum_k w_k N(z; loc_k, scale^2 I), equal weights at first; K = 1 at the origin is a Gaussian.
+
+    By default the prior of the pinwheel experiment of Mathieu 2019 (section 6.1): four components at
+    +-e_1 and +-e_2 with variance .03. At two dimensions K components stand evenly on the unit circle,
+    above on the signed axes. KL by Monte Carlo.
+
+    Args:
+        latent_dim: D.
+        n_components: K.
+        scale: standard deviation of every component.
+        locs: ``(K, D)`` means of one's own; K is then taken from them.
+        learned: train means, scales and weights.
+    """
+
+    locs: Tensor
+    log_scales: Tensor
+    logits: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        n_components: int = 4,
+        scale: float = math.sqrt(0.03),
+        locs: Tensor | None = None,
+        learned: bool = False,
+    ) -> None:
+        super().__init__()
+        dimension(self, latent_dim)
+        if locs is not None:
+            locs = torch.as_tensor(locs, dtype=torch.get_default_dtype())
+            if locs.dim() != 2 or locs.shape[1] != latent_dim:
+                raise ValueError(
+                    f"Mixture: locs must have shape (n_components, {latent_dim}); "
+                    f"got {tuple(locs.shape)}."
+                )
+            n_components = len(locs)
+        if not isinstance(n_components, int) or n_components < 1:
+            raise ValueError(
+                f"Mixture: n_components must be an integer >= 1; got {n_components!r}."
+            )
+        means = _default_locs(latent_dim, n_components) if locs is None else locs.clone()
+        scales = torch.full((n_components, latent_dim), positive(self, "scale", scale))
+        log_parameter(self, "log_scales", scales, learned)
+        if learned:
+            self.locs = nn.Parameter(means)
+            self.logits = nn.Parameter(torch.zeros(n_components))
+        else:
+            self.register_buffer("locs", means)
+            self.register_buffer("logits", torch.zeros(n_components))
+
+    @property
+    def n_components(self) -> int:
+        return len(self.logits)
+
+    def forward(self) -> TorchDistributionMixin:
+        scales = self.log_scales.exp()
+        if self.locs.shape[1] == 1:  # MixtureOfDiagNormals has no gradient at one dimension
+            log_weights = self.logits.log_softmax(0).unsqueeze(0)
+            return NormalMixture(log_weights, self.locs.T, scales.T).to_event(1)
+        return dist.MixtureOfDiagNormals(self.locs, scales, self.logits)
+
+    def assign(self, z: Tensor) -> Tensor:
+        """Index of the most responsible component for each ``z (n, D)``: int64 ``(n,)``."""
+        components = dist.Normal(self.locs, self.log_scales.exp()).to_event(1)
+        return (components.log_prob(z.unsqueeze(1)) + self.logits).argmax(1)

@@ -1,0 +1,315 @@
+"""A run: one training on disk. `train` writes it, `load_run` reads it.
+
+config.json       every option, and the format's number
+history.jsonl     one record per epoch; held-out terms where they were measured
+checkpoint.pt     weights, optimiser, step and generators: tensors and text only
+metrics.json      held-out measures after training
+environment.json  versions and hardware
+figures/          pictures
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyro
+import torch
+
+from . import __version__
+from .build import Built, build, make_divergence, make_vae
+from .config import FORMAT, Config
+from .datasets import Data
+from .evaluation import diagnose, encode_data, evaluate
+from .figures import write_figures
+from .training import Callback, Record, StepCallback, TrainingState, fit
+from .vae import VAE
+
+_EVALUATIONS = 30  # held-out measurements during a training
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or interrupted training.
+
+    Attributes:
+        path: its directory.
+        config: with every default filled in.
+        vae: the model, on the device it was trained on (`train`) or the CPU (`load_run`).
+        history: one record per epoch, as `fit` returns them.
+    """
+
+    path: Path
+    config: Config
+    vae: VAE
+    history: list[Record]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Contents of metrics.json."""
+        return cast("dict[str, Any]", json.loads((self.path / "metrics.json").read_text()))
+
+
+def train(
+    config: Config,
+    out: str | Path | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    on_step: StepCallback | None = None,
+) -> Run:
+    """Build, train, measure, draw, and write a run.
+
+    Everything that can be wrong with the options is found before the directory is made. On Ctrl-C and
+    on a loss that is not finite, the last good checkpoint and the history stay, and the exception is
+    raised again.
+
+    Args:
+        config: what to train.
+        out: the run directory; a new or empty one. ``runs/<dataset>-<prior>-<n>`` by default.
+        callbacks: as in `fit`, beside the run's own.
+        on_step: as in `fit`.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError, FileExistsError: before any work.
+        FloatingPointError, KeyboardInterrupt: training stopped early.
+    """
+    path = _choose_path(config, out)
+    pyro.set_rng_seed(config.seed)
+    built = build(config)
+    _make_directory(path)
+    _write_json(path / "config.json", built.config.to_dict())
+    _write_json(path / "environment.json", _environment(built.vae))
+    writer = _Writer(path, built)
+    c = built.config
+    try:
+        history = fit(
+            built.vae,
+            built.objective,
+            built.train,
+            epochs=c.epochs,
+            steps=c.steps,
+            batch_size=cast(int, c.batch_size),
+            lr=cast(float, c.lr),
+            amsgrad=bool(c.amsgrad),
+            schedules=built.schedules,
+            transform=built.transform,
+            callbacks=[writer, *callbacks],
+            on_step=on_step,
+            seed=c.seed,
+        )
+    finally:
+        writer.close()
+    writer.save()
+    _finish(path, built, history)
+    return Run(path, built.config, built.vae, history)
+
+
+def load_run(path: str | Path, vae: VAE | None = None, trust: bool = False) -> Run:
+    """Read a run back, its model in evaluation mode on the CPU.
+
+    Args:
+        path: the run directory.
+        vae: the model to fill, for networks or priors built in Python.
+        trust: import the ``module:name`` parts the configuration names; without it they are refused,
+            since importing runs their code.
+
+    Raises:
+        FileNotFoundError: no run there, or no checkpoint.
+        ValueError: a damaged or newer file, a model that does not fit, or parts that need ``trust``.
+    """
+    path = Path(path)
+    config = Config.from_dict(_read_json(path / "config.json"))
+    checkpoint = _read_checkpoint(path / "checkpoint.pt")
+    if vae is None:
+        own = [v for v in (config.prior, config.network) if v is not None and ":" in v]
+        if own and not trust:
+            raise ValueError(
+                f"load_run: {path} names code to import, {' and '.join(own)}; importing it runs it. "
+                "Pass trust=True (--trust) if you know it, or vae= with the model built."
+            )
+        vae = make_vae(config, checkpoint["x_shape"], checkpoint["n_classes"])
+    try:
+        vae.load_state_dict(checkpoint["vae"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"load_run: the model must fit {path / 'checkpoint.pt'}; {reason} "
+            "Pass the vae it was trained with."
+        ) from error
+    vae.eval()
+    return Run(path, config, vae, _read_history(path / "history.jsonl"))
+
+
+class _Writer:
+    """The callback that keeps history.jsonl and checkpoint.pt up to date."""
+
+    def __init__(self, path: Path, built: Built) -> None:
+        self.path, self.built = path, built
+        self.state: TrainingState | None = None
+        self.saved = time.monotonic()
+        steps = built.config.steps
+        epochs = built.config.epochs
+        batch = cast(int, built.config.batch_size)
+        total_epochs = epochs or math.ceil(cast(int, steps) * batch / len(built.train))
+        self.every = max(1, total_epochs // _EVALUATIONS)
+        self.history = (path / "history.jsonl").open("w")
+
+    def __call__(self, record: Record, state: TrainingState) -> None:
+        if state.epoch % self.every == 0:
+            record |= _held_out(self.built)
+        self.history.write(json.dumps(record) + "\n")
+        self.state = state
+        # At most every ten seconds: a small model's epochs are shorter than a write to disk.
+        if state.epoch == 1 or time.monotonic() - self.saved > 10:
+            self.history.flush()
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint, unless a weight is not finite: then the last good one stays."""
+        self.saved = time.monotonic()
+        state = cast(TrainingState, self.state)
+        weights = state.vae.state_dict()
+        if not all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point()):
+            return
+        checkpoint = {
+            "format": FORMAT,
+            "vae": weights,
+            "optim": state.optim.get_state(),
+            "step": state.step,
+            "epoch": state.epoch,
+            "x_shape": list(self.built.train.x_shape),
+            "n_classes": state.vae.n_classes,
+            "data_order": state.generator.get_state(),
+            "noise": torch.get_rng_state(),
+        }
+        temporary = self.path / "checkpoint.pt.new"
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, self.path / "checkpoint.pt")
+
+    def close(self) -> None:
+        self.history.close()
+
+
+def _held_out(built: Built) -> Record:
+    """Held-out terms, without touching the noise of the training."""
+    measured = evaluate(built.vae, _head(built.test, 2000), transform=built.transform)
+    return {f"test_{name}": measured[name] for name in ("log_px_z", "kl", "elbo")}
+
+
+def _head(data: Data, n: int) -> Data:
+    return data if len(data) <= n else data.subset(np.arange(n))
+
+
+def _finish(path: Path, built: Built, history: list[Record]) -> None:
+    c = built.config
+    name = "total-correlation" if c.beta_tc is not None else c.divergence
+    divergence = make_divergence(c, name, len(built.test))
+    torch.manual_seed(c.seed)
+    codes = encode_data(built.vae, built.test, built.transform)
+    metrics = evaluate(built.vae, built.test, divergence=divergence, codes=codes, seed=c.seed)
+    metrics |= {"format": FORMAT, "divergence_name": name, "beta": built.vae.beta}
+    metrics["train_rate_minus_log_batch"] = history[-1]["kl"] - math.log(cast(int, c.batch_size))
+    metrics["diagnosis"] = diagnose(metrics, c)
+    metrics["training_seconds"] = sum(record["seconds"] for record in history)
+    _write_json(path / "metrics.json", metrics)
+    write_figures(path / "figures", built.vae, built.train, built.test, codes, history)
+
+
+def _choose_path(config: Config, out: str | Path | None) -> Path:
+    if out is None:
+        prior = config.prior.replace(":", "-").replace(".", "-")
+        stem = f"{Path(config.dataset).stem or 'data'}-{prior}"
+        n = 1
+        while (path := Path("runs") / f"{stem}-{n}").exists():
+            n += 1
+    else:
+        path = Path(out)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise FileExistsError(
+            f"--out must be a new or empty directory; {path} is not. Choose another name."
+        )
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise PermissionError(
+            f"--out must lie where one can write; {parent} is not writable. Choose another place."
+        )
+    return path
+
+
+def _make_directory(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def _environment(vae: VAE) -> dict[str, Any]:
+    device = next(vae.parameters()).device
+    return {
+        "pyro_bvae": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"load_run: {path.parent} must hold {path.name}; it does not. Is it a run?"
+        )
+    try:
+        value = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"load_run: {path} must be JSON; {error}. Restore it.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"load_run: {path} must hold a JSON object; got {type(value).__name__}.")
+    return value
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"load_run: {path.parent} has no {path.name}; it was not trained.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        written = checkpoint["format"]
+    except Exception as error:  # torch.load raises many kinds on damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"load_run: {path} must be a checkpoint of pyro_bvae; it cannot be read ({reason})."
+        ) from error
+    if written > FORMAT:
+        raise ValueError(
+            f"load_run: {path} has format {written}, newer than {FORMAT}. Upgrade pyro_bvae."
+        )
+    return cast("dict[str, Any]", checkpoint)
+
+
+def _read_history(path: Path) -> list[Record]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line]

@@ -1,0 +1,211 @@
+"""The generative model p(x, z) = p(z) p(x|z) and its guide q(z|x), as plain Pyro callables."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.scale_messenger import ScaleMessenger
+from torch import Tensor, nn
+
+from .priors.check import prior_distribution
+from .schedules import NonNegative
+
+
+class _Scale(ScaleMessenger):
+    """`poutine.scale` that also takes 0 and a 0-dim tensor: alpha-only objectives have beta = 0."""
+
+    def __init__(self, scale: Tensor) -> None:
+        Messenger.__init__(self)
+        self.scale = scale
+
+
+class VAE(nn.Module):
+    """A beta-VAE as a Pyro model and guide with sites ``"z"`` and ``"x"`` in ``plate("data")``.
+
+    E log p(x|z) - beta KL(q(z|x) || p(z)), in nats per example, is what ``Trace_ELBO`` and
+    ``TraceMeanField_ELBO`` maximise on this pair, since the latent site stands under
+    ``poutine.scale(beta)`` in model and guide alike. beta = 1 is the VAE (Kingma & Welling 2014),
+    beta > 1 the beta-VAE (Higgins 2017); 0 is legal and leaves overlap to the likelihood.
+
+    Args:
+        encoder: maps ``x (batch, *x_shape)`` to ``(loc, scale)``, each ``(batch, latent_dim)``,
+            scale > 0, or to a Pyro distribution of its own (batch_shape ``(batch,)``).
+        decoder: maps ``z (batch, latent_dim)`` to the likelihood's parameters.
+        prior: a module whose ``forward()`` is p(z); see `pyro_bvae.priors`.
+        likelihood: a module of `pyro_bvae.likelihoods`.
+        beta: weight of the KL, >= 0; settable at any time.
+        n_classes: > 0 makes the model conditional: the one-hot label is appended to z at the decoder.
+        encode_labels: also append the label to x as constant channels at the encoder.
+
+    Example:
+        >>> from pyro_bvae.likelihoods import Normal
+        >>> from pyro_bvae.networks import mlp
+        >>> from pyro_bvae.priors import Mixture
+        >>> vae = VAE(*mlp((2,), 2, scale=True), Mixture(2), Normal("decoder"), beta=0.5)
+        >>> vae.encode(torch.zeros(3, 2)).shape
+        torch.Size([3, 2])
+
+    References: https://arxiv.org/abs/1312.6114, https://openreview.net/forum?id=Sy2fzU9gl
+    """
+
+    beta = NonNegative()
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: nn.Module,
+        likelihood: nn.Module,
+        beta: float = 1.0,
+        n_classes: int = 0,
+        encode_labels: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.prior, self.likelihood = prior, likelihood
+        self.beta = beta
+        self.n_classes, self.encode_labels = n_classes, encode_labels
+        bind = getattr(prior, "bind", None)
+        if callable(bind):
+            bind(encoder)
+
+    def model(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """p(z) and p(x|z) with x observed; returns z ``(batch, latent_dim)``."""
+        pyro.module("prior", self.prior)
+        pyro.module("decoder", self.decoder)
+        pyro.module("likelihood", self.likelihood)
+        with pyro.plate("data", len(x)):
+            # The prior goes along unexpanded: a plate expands it, and it cannot be shrunk back.
+            p_z = self.p_z()
+            with self._beta_scale():
+                z = pyro.sample("z", p_z, infer=cast(Any, {"prior": p_z}))
+            pyro.sample("x", self.p_x(z, labels), obs=x)
+        return z
+
+    def guide(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """q(z|x); returns z ``(batch, latent_dim)``."""
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", len(x)):
+            q_z = self.q_z(x, labels)
+            with self._beta_scale():
+                z: Tensor = pyro.sample("z", q_z, infer=cast(Any, {"posterior": q_z}))
+                return z
+
+    def _beta_scale(self) -> _Scale:
+        return _Scale(self.__dict__["_beta"])
+
+    def p_z(self) -> TorchDistributionMixin:
+        """The prior, batch_shape ``()``."""
+        return cast(TorchDistributionMixin, self.prior())
+
+    def q_z(self, x: Tensor, labels: Tensor | None = None) -> TorchDistributionMixin:
+        """q(z|x) for ``x (batch, *x_shape)``: batch_shape ``(batch,)``, event_shape ``(latent_dim,)``."""
+        out = self.encoder(self._encoder_input(x, labels))
+        if isinstance(out, TorchDistributionMixin):
+            return out
+        if isinstance(out, torch.distributions.Distribution):
+            raise TypeError(
+                f"VAE: an encoder must return (loc, scale) or a distribution from pyro.distributions; "
+                f"got {type(out).__module__}.{type(out).__name__}. Use Pyro's version of it."
+            )
+        loc, scale = out
+        return dist.Normal(loc, scale).to_event(1)
+
+    def p_x(self, z: Tensor, labels: Tensor | None = None) -> TorchDistributionMixin:
+        """p(x|z) for ``z (*batch, latent_dim)``: batch_shape ``batch``."""
+        lead = z.shape[:-1]
+        if self._check_labels(labels) is not None:
+            hot = F.one_hot(cast(Tensor, labels), self.n_classes).to(z.dtype)
+            z = torch.cat([z, hot.expand(*lead, self.n_classes)], -1)
+        # Networks take one batch dimension; vectorised particles bring more.
+        out = self.decoder(z.reshape(-1, z.shape[-1]))
+        event_dim = (out[0] if isinstance(out, tuple) else out).dim() - 1
+        if isinstance(out, tuple):
+            out = tuple(part.reshape(*lead, *part.shape[1:]) for part in out)
+        else:
+            out = out.reshape(*lead, *out.shape[1:])
+        return cast(TorchDistributionMixin, self.likelihood(out, event_dim))
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Posterior means: ``(batch, latent_dim)``."""
+        return cast(Tensor, self.q_z(x, labels).mean)
+
+    def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Mean of p(x|z) at the posterior mean: shaped like x."""
+        return cast(Tensor, self.p_x(self.encode(x, labels), labels).mean)
+
+    def sample(
+        self,
+        n: int,
+        source: str = "prior",
+        labels: Tensor | None = None,
+        x: Tensor | None = None,
+    ) -> Tensor:
+        """Means of p(x|z) at ``n`` draws of z: ``(n, *x_shape)``.
+
+        Args:
+            n: how many.
+            source: ``"prior"``, z ~ p(z); or ``"aggregate"``, z ~ q(z): a random row of ``x`` each.
+            labels: int64 ``(n,)`` where the model is conditional; under ``"aggregate"`` with an
+                encoder that sees labels, ``(len(x),)``, and each draw keeps its row's label.
+            x: the data behind q(z), needed by ``"aggregate"`` only.
+        """
+        if source == "prior":
+            return cast(Tensor, self.p_x(self.p_z().sample((n,)), labels).mean)
+        if source != "aggregate":
+            raise ValueError(f"VAE.sample: source must be 'prior' or 'aggregate'; got {source!r}.")
+        if x is None:
+            raise ValueError(
+                "VAE.sample: source 'aggregate' needs x, the data whose posteriors make up q(z); "
+                "got None. Pass x=..., or use source='prior'."
+            )
+        rows = torch.randint(len(x), (n,), device=x.device)
+        picked = labels
+        if labels is not None and len(labels) == len(x):
+            picked = labels[rows]
+        z = self.q_z(x[rows], picked if self.encode_labels else None).sample()
+        return cast(Tensor, self.p_x(z, picked).mean)
+
+    def check(self, x: Tensor, labels: Tensor | None = None) -> None:
+        """Run one batch through every part and raise one sentence where shapes do not fit.
+
+        Raises:
+            ValueError, TypeError: naming the part, what it must return and what it returned.
+        """
+        with torch.no_grad():
+            q_z = self.q_z(x, labels)
+            latent_dim = q_z.event_shape[-1] if q_z.event_shape else 0
+            if q_z.batch_shape != (len(x),) or len(q_z.event_shape) != 1:
+                raise ValueError(
+                    f"VAE: the encoder's posterior must have batch_shape ({len(x)},) and event_shape "
+                    f"(latent_dim,); got {tuple(q_z.batch_shape)} and {tuple(q_z.event_shape)}."
+                )
+            prior_distribution(self.prior, latent_dim)
+            p_x = self.p_x(q_z.sample(), labels)
+            if p_x.batch_shape != (len(x),) or p_x.event_shape != x.shape[1:]:
+                raise ValueError(
+                    f"VAE: the decoder must return parameters shaped like x, {tuple(x.shape)}; got "
+                    f"{tuple(p_x.batch_shape + p_x.event_shape)}."
+                )
+
+    def _encoder_input(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        if not self.encode_labels or self._check_labels(labels) is None:
+            return x
+        hot = F.one_hot(cast(Tensor, labels), self.n_classes).to(x.dtype)
+        planes = hot.reshape(*hot.shape, *(1 for _ in x.shape[2:]))
+        return torch.cat([x, planes.expand(*hot.shape, *x.shape[2:])], 1)
+
+    def _check_labels(self, labels: Tensor | None) -> Tensor | None:
+        if (labels is None) == (self.n_classes > 0):
+            raise ValueError(
+                f"VAE: labels must be given exactly where the model is conditional; got "
+                f"{'none' if labels is None else 'labels'} with n_classes={self.n_classes}. "
+                "Build VAE(..., n_classes=K) and pass labels=, or neither."
+            )
+        return labels
