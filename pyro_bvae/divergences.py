@@ -21,7 +21,7 @@ Divergence = Callable[[TorchDistributionMixin, TorchDistributionMixin, Tensor], 
 
 MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _UNDERFLOW = -60.0  # exp of less is negligible beside 1, and below -87 fifty times slower on a CPU
-_CHUNK = 1 << 18  # elements of one block of pairs: a few of them stay in a CPU's second-level cache
+_BLOCK = 1 << 18  # elements of one block of pairs: a few of them stay in a CPU's second-level cache
 
 
 def inclusive_kl(
@@ -54,7 +54,7 @@ def inclusive_kl(
     else:  # without the path of the samples, the gradient of log p alone would be wrong
         z_p = p_z.sample((n,))
         log_p = p_z.log_prob(z_p).detach()
-    weights = z.new_tensor(-math.log(q_z.batch_shape[0]))
+    weights = z_p.new_tensor(-math.log(q_z.batch_shape[0]))
     return (log_p - log_mixture(q_z, z_p, weights)).mean()
 
 
@@ -271,7 +271,7 @@ class _PairSum(torch.autograd.Function):
         total = x.new_zeros((), dtype=torch.float64)
         grad_x = torch.zeros_like(x) if want_x else None
         grad_y = torch.zeros_like(other) if want_y else None
-        rows = max(1, _CHUNK // max(1, other.numel()))
+        rows = max(1, _BLOCK // 4 // max(1, other.numel()))
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
             difference = x[part, None] - other
@@ -333,7 +333,7 @@ class _LogMixture(torch.autograd.Function):
 
 def _logsumexp(joint: Tensor) -> Tensor:
     """`torch.logsumexp` over columns, in place."""
-    top = joint.max(1).values
+    top = joint.amax(1)
     return joint.sub_(top[:, None]).clamp_(min=_UNDERFLOW).exp_().sum(1).log_().add_(top)
 
 
@@ -343,7 +343,7 @@ def _joint_blocks(
     """Rows of z in blocks, and log w_ij + log N(z_i; loc_j, scale_j^2) for them: ``(rows, B)``."""
     means, inverse = loc.T.contiguous(), scale.T.reciprocal().contiguous()
     constant = -scale.log().sum(1) - 0.5 * loc.shape[1] * math.log(2 * math.pi)
-    size = max(1, _CHUNK // len(loc))
+    size = max(1, _BLOCK // len(loc))
     for start in range(0, len(z), size):
         rows = slice(start, start + size)
         weights = log_weights[rows] if log_weights.dim() == 2 else log_weights

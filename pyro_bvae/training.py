@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ class TrainingState(NamedTuple):
 
     vae: VAE
     objective: TermsELBO
-    optim: PyroOptim
+    optim: JointAdam
     step: int  # steps done
     epoch: int  # epochs done, the last perhaps in part
     generator: torch.Generator  # of the data order
@@ -88,7 +88,7 @@ def fit(
     """
     total = _check(data, objective, epochs, steps, batch_size, lr, schedules)
     generator = torch.Generator().manual_seed(seed)
-    optim = PyroOptim(torch.optim.Adam, {"lr": lr, "amsgrad": amsgrad, "fused": True})
+    optim = JointAdam(vae.parameters(), lr=lr, amsgrad=amsgrad)
     history: list[Record] = []
     tally = _Tally(objective)
     svi = SVI(vae.model, vae.guide, optim, loss=tally.loss, loss_and_grads=tally.loss_and_grads)
@@ -199,6 +199,26 @@ def _batches(
 
 def _tensor(array: Any) -> Tensor:
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+class JointAdam(PyroOptim):
+    """One fused ``torch.optim.Adam`` over all parameters, for Pyro's SVI.
+
+    Pyro's own wrapper keeps an optimiser per tensor: five times slower on a small network.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], **options: Any) -> None:
+        super().__init__(torch.optim.Adam, options)
+        self.adam = torch.optim.Adam(parameters, fused=True, **options)
+
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self.adam.step()
+
+    def get_state(self) -> dict[str, Any]:
+        return self.adam.state_dict()
+
+    def set_state(self, state_dict: dict[str, Any]) -> None:
+        self.adam.load_state_dict(state_dict)
 
 
 class _Tally:
