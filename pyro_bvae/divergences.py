@@ -197,7 +197,7 @@ def _log_weights(z: Tensor, estimator: str, dataset_size: int | None) -> Tensor:
     """Log mixture weights of component j for sample i, ``(B, B)``, rows summing to 1."""
     n = len(z)
     eye = torch.eye(n, dtype=torch.bool, device=z.device)
-    if estimator == "batch" or (n == 1 and estimator != "leave_one_out"):
+    if estimator == "batch":
         own, other = 1 / n, 1 / n
     elif estimator == "leave_one_out":
         if n < 2:
@@ -211,7 +211,8 @@ def _log_weights(z: Tensor, estimator: str, dataset_size: int | None) -> Tensor:
                 f"mss: dataset_size must be the number of training rows, at least the batch's {n}; "
                 f"got {dataset_size}."
             )
-        own, other = 1 / dataset_size, (1 - 1 / dataset_size) / (n - 1)
+        own = 1 / dataset_size if n > 1 else 1.0  # a batch of one stands for all the data
+        other = (1 - own) / max(1, n - 1)
     else:
         raise ValueError(f"estimator must be 'batch', 'leave_one_out' or 'mss'; got {estimator!r}.")
     log_own = math.log(own) if own else -math.inf

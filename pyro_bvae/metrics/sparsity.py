@@ -37,7 +37,8 @@ def hoyer(codes: np.ndarray, drop_dead: bool = True) -> Score:
             f"{int((~np.isfinite(codes)).sum())} not finite."
         )
     std = codes.std(0)
-    keep = std >= DEAD if drop_dead else std > 0
+    # A constant code can have a standard deviation of 1e-17, but its range is exactly 0.
+    keep = std >= DEAD if drop_dead else np.ptp(codes, axis=0) > 0
     live = codes[:, keep]
     details = {
         "null": gaussian_null(live.shape[1]),

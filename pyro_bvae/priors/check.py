@@ -57,6 +57,12 @@ def prior_distribution(prior: nn.Module, latent_dim: int) -> TorchDistributionMi
             f"{name}: a prior must be an nn.Module whose forward() returns a Pyro distribution; "
             f"got a {name}. Wrap it in a module."
         )
+    nan = [k for k, p in prior.named_parameters() if torch.isnan(p).any()]
+    if nan:
+        raise ValueError(
+            f"{name}: parameters must not be NaN; got NaN in {', '.join(nan)}. "
+            "Lower the learning rate, or start from other values."
+        )
     p_z = prior()
     kind = type(p_z)
     if not isinstance(p_z, TorchDistributionMixin):

@@ -12,7 +12,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from .factorised import dimension
-from .normal_mixture import NormalMixture
+from .normal_mixture import DiagNormalMixture, NormalMixture
 
 
 class VampPrior(nn.Module):
@@ -58,7 +58,7 @@ class VampPrior(nn.Module):
                 start, low, high = start / 255, 0.0, 1.0
         self.register_buffer("low", torch.tensor(low, dtype=dtype))
         self.register_buffer("high", torch.tensor(high, dtype=dtype))
-        unit = ((start - low) / (high - low)).clamp(0.01, 0.99)
+        unit = ((start - low) / ((high - low) or 1.0)).clamp(0.01, 0.99)  # constant data: no range
         self.raw = nn.Parameter(torch.logit(unit))
         self._encoder: list[nn.Module] = []  # a list: not a submodule, so not owned
 
@@ -95,7 +95,7 @@ class VampPrior(nn.Module):
         if self.latent_dim == 1:
             log_weights = logits.log_softmax(0).unsqueeze(0)
             return NormalMixture(log_weights, loc.T, scale.T).to_event(1)
-        return dist.MixtureOfDiagNormals(loc, scale, logits)
+        return DiagNormalMixture(loc, scale, logits)
 
     def assign(self, z: Tensor) -> Tensor:
         """Index of the most responsible component for each ``z (n, D)``: int64 ``(n,)``."""

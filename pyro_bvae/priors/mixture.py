@@ -10,7 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from .factorised import dimension, log_parameter, positive
-from .normal_mixture import NormalMixture
+from .normal_mixture import DiagNormalMixture, NormalMixture
 
 
 def _default_locs(latent_dim: int, n_components: int) -> Tensor:
@@ -93,7 +93,7 @@ class Mixture(nn.Module):
         if self.locs.shape[1] == 1:  # MixtureOfDiagNormals has no gradient at one dimension
             log_weights = self.logits.log_softmax(0).unsqueeze(0)
             return NormalMixture(log_weights, self.locs.T, scales.T).to_event(1)
-        return dist.MixtureOfDiagNormals(self.locs, scales, self.logits)
+        return DiagNormalMixture(self.locs, scales, self.logits)
 
     def assign(self, z: Tensor) -> Tensor:
         """Index of the most responsible component for each ``z (n, D)``: int64 ``(n,)``."""
