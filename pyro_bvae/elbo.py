@@ -139,7 +139,12 @@ class TermsELBO(TraceMeanField_ELBO):
                 f"{type(self).__name__}: the model must have an observed site; got none. "
                 "Pass obs= to pyro.sample."
             )
-        frame = self._batch_frame(sites)
+        auxiliary = [
+            site
+            for name, site in guide_trace.nodes.items()
+            if site["type"] == "sample" and name not in model_trace.nodes
+        ]
+        frame = self._batch_frame(sites + auxiliary)
         log_px_z = scaled_log_px_z = torch.zeros(())
         for site in observed:
             value = site["unscaled_log_prob"]

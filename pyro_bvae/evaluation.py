@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -44,7 +45,8 @@ def encode_data(vae: VAE, data: Data, transform: Callable[[Tensor], Tensor] | No
     training = vae.training
     vae.eval()
     try:
-        with torch.no_grad():
+        # A store of its own, as in `fit`: names left in the global one would shadow a later model's.
+        with torch.no_grad(), pyro.get_param_store().scope():
             p_z = vae.p_z()
             for x, labels in _batches(vae, data, transform):
                 terms = objective.terms(vae.model, vae.guide, x, labels)

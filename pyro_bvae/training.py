@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .datasets import Data, to_float
 from .elbo import CapacityELBO, ElboTerms, TermsELBO
-from .schedules import Schedule
+from .schedules import NonNegative, Schedule
 from .vae import VAE
 
 Record = dict[str, float]
@@ -143,7 +143,8 @@ def _check(
     if not (lr > 0 and math.isfinite(lr)):
         raise ValueError(f"fit: lr must be a finite number > 0; got {lr}.")
     for name in schedules or {}:
-        if name != "beta" and not hasattr(objective, name):
+        settable = isinstance(getattr(type(objective), name, None), NonNegative)
+        if name != "beta" and not settable:
             raise ValueError(
                 f"fit: schedules must name beta or a number of {type(objective).__name__}; "
                 f"got {name!r}."
@@ -190,7 +191,7 @@ def _batches(
             if resident is not None:
                 x = resident[rows.to(device)]
             else:
-                x = torch.from_numpy(data.batch(rows.numpy())).to(device)
+                x = _tensor(data.batch(rows.numpy())).to(device)
             yield to_float(x), None if labels is None else labels[rows.to(device)]
 
     while True:
@@ -227,8 +228,8 @@ class _Tally:
     def __init__(self, objective: TermsELBO) -> None:
         self.objective = objective
         self.total_steps = 0
-        self.steps = 0
         self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}  # not all alike: D is there only where alpha > 0
 
     def loss(self, model: Any, guide: Any, x: Tensor, labels: Tensor | None) -> float:
         return self.objective.loss(model, guide, x, labels) / len(x)
@@ -257,17 +258,17 @@ class _Tally:
             )
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        self.steps += 1
+            self.counts[name] = self.counts.get(name, 0) + 1
         self.total_steps += 1
 
     def record(self, vae: VAE, step: int, epoch: int, seconds: float) -> Record:
         """Means since the last call, which are then forgotten."""
         record: Record = {"step": step, "epoch": epoch, "seconds": round(seconds, 6)}
-        record |= {name: total / self.steps for name, total in self.sums.items()}
+        record |= {name: total / self.counts[name] for name, total in self.sums.items()}
         record["elbo"] = record["log_px_z"] - record["kl"]
         record["beta"] = vae.beta
         for name in ("alpha", "gamma", "capacity"):
             if hasattr(self.objective, name):
                 record[name] = getattr(self.objective, name)
-        self.steps, self.sums = 0, {}
+        self.sums, self.counts = {}, {}
         return record

@@ -166,10 +166,9 @@ class VAE(nn.Module):
                 "got None. Pass x=..., or use source='prior'."
             )
         rows = torch.randint(len(x), (n,), device=x.device)
-        picked = labels
-        if labels is not None and len(labels) == len(x):
-            picked = labels[rows]
-        z = self.q_z(x[rows], picked if self.encode_labels else None).sample()
+        # Where only the decoder sees them, labels are of the draws; else q(z|x, label) is the row's.
+        picked = labels[rows] if labels is not None and self.encode_labels else labels
+        z = self.q_z(x[rows], picked).sample()
         return cast(Tensor, self.p_x(z, picked).mean)
 
     def check(self, x: Tensor, labels: Tensor | None = None) -> None:
