@@ -13,7 +13,13 @@ from .errors import one_sentence
 @click.argument("run", type=click.Path())
 @click.option("-n", default=64, show_default=True, type=click.IntRange(1), help="How many.")
 @click.option("--label", type=click.IntRange(0), help="Class to draw, for a conditional model.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the draws.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**32 - 1),
+    help="Of the draws.",
+)
 @click.option(
     "--out",
     type=click.Path(),

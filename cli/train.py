@@ -31,7 +31,7 @@ def command(out: str | None, quiet: bool, **values: Any) -> None:
     """
     with one_sentence():
         config = make_config(values)
-    _choose_threads(config)
+        _choose_threads(config)
     from pyro_bvae.runs import train
 
     bar = _Bar(quiet)
@@ -51,9 +51,10 @@ def command(out: str | None, quiet: bool, **values: Any) -> None:
 
 def _choose_threads(config: Config) -> None:
     """One thread for small networks: two cost more in waiting than they save."""
+    network = config.resolved().network
     import torch
 
-    if config.resolved().network == "mlp":
+    if network == "mlp":
         torch.set_num_threads(1)
 
 
@@ -97,7 +98,8 @@ def _summary(run: Any) -> None:
     for sentence in m["diagnosis"]:
         click.echo(f"Note: {sentence}")
     click.echo(f"Run and pictures: {run.path}  (figures/aggregate_posterior.png first)")
-    click.echo(f"Next: pyro-bvae sample {run.path}")
+    trust = " --trust" if ":" in c.prior + c.network else ""
+    click.echo(f"Next: pyro-bvae sample {run.path}{trust}")
 
 
 def summary_rows(m: dict[str, Any]) -> list[tuple[str, str]]:

@@ -25,6 +25,9 @@ from .schedules import Schedule, linear
 from .training import steps_per_epoch
 from .vae import VAE
 
+_BLOCK = 4096  # rows of a file scanned at a time
+_ROWS_FOR_PRIOR = 10_000  # of data read lazily, for priors that start at the data
+
 
 class Built(NamedTuple):
     """Everything `fit` needs, and the configuration with every default filled in."""
@@ -66,7 +69,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N; got {name!r}.") from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N; got {name!r}.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"--device {name} must be present; torch {torch.__version__} sees no CUDA device. "
@@ -106,18 +111,33 @@ def _resolve_by_data(config: Config, train: Data) -> Config:
         missing["likelihood_scale"] = "0.1" if images else "learned"
     config = dataclasses.replace(config, **missing)
     bounded = config.likelihood in ("bernoulli", "continuous-bernoulli")
-    if bounded and train.x.dtype != np.uint8 and train.resident:
-        x = np.asarray(train.x)
-        if x.min() < 0 or x.max() > 1:
+    if train.x.dtype != np.uint8 and (bounded or not train.resident):
+        low, high = _range(train)
+        if bounded and (low < 0 or high > 1):
             raise ValueError(
                 f"--likelihood {config.likelihood} needs data in [0, 1]; got values from "
-                f"{x.min():g} to {x.max():g}. Rescale the data, or use --likelihood normal."
+                f"{low:g} to {high:g}. Rescale the data, or use --likelihood normal."
             )
     if config.binarize != "none" and train.x.dtype != np.uint8:
         raise ValueError(
             f"--binarize needs images of whole grey values (uint8); got {train.x.dtype}."
         )
     return config
+
+
+def _range(data: Data) -> tuple[float, float]:
+    """Smallest and largest value of floating data, block by block; refused where not finite."""
+    low, high = np.inf, -np.inf
+    for start in range(0, len(data), _BLOCK):
+        x = data.batch(np.arange(start, min(start + _BLOCK, len(data))))
+        if not np.isfinite(x).all():
+            row = start + int(np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))[0])
+            raise ValueError(
+                f"--dataset: values must be finite; got NaN or infinity, first in training row {row}. "
+                "Remove or fill those rows."
+            )
+        low, high = min(low, float(x.min())), max(high, float(x.max()))
+    return low, high
 
 
 def total_steps(config: Config, n_train: int) -> int:
@@ -133,12 +153,9 @@ def make_vae(config: Config, x_shape: Sequence[int], n_classes: int = 0, x: Any 
     assert config.latent_dim is not None
     encoder_shape = (x_shape[0] + n_classes * config.encode_labels, *x_shape[1:])
     scale = config.likelihood_scale == "decoder"
-    make: networks.Network = _find(config.network, networks.NETWORKS, "--network")
+    encoder, decoder = _make_network(config, x_shape, n_classes, scale)
     if config.encode_labels:
-        encoder, _ = make(encoder_shape, config.latent_dim)
-        _, decoder = make(x_shape, config.latent_dim, n_classes, scale)
-    else:
-        encoder, decoder = make(x_shape, config.latent_dim, n_classes, scale)
+        encoder, _ = _make_network(config, encoder_shape, 0, False)
     prior = make_prior(config, x_shape, x)
     options: dict[str, Any] = {}
     if config.likelihood_scale is not None:
@@ -148,6 +165,20 @@ def make_vae(config: Config, x_shape: Sequence[int], n_classes: int = 0, x: Any 
     likelihood = likelihoods.LIKELIHOODS[str(config.likelihood)](**options)
     beta = 1.0 if config.gamma is not None else config.beta
     return VAE(encoder, decoder, prior, likelihood, beta, n_classes, config.encode_labels)
+
+
+def _make_network(
+    config: Config, x_shape: Sequence[int], extra: int, scale: bool
+) -> tuple[nn.Module, nn.Module]:
+    make: networks.Network = _find(config.network, networks.NETWORKS, "--network")
+    rule = f"--network {config.network} must take (x_shape, latent_dim, extra, scale) and return"
+    try:
+        pair: Any = make(x_shape, config.latent_dim, extra, scale)
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"{rule} (encoder, decoder); {_line(error)}. Mend it.") from error
+    if not (isinstance(pair, tuple) and [isinstance(m, nn.Module) for m in pair] == [True, True]):
+        raise TypeError(f"{rule} (encoder, decoder), two modules; got {type(pair).__name__}.")
+    return pair
 
 
 def make_prior(config: Config, x_shape: Sequence[int], x: Any = None) -> nn.Module:
@@ -160,7 +191,8 @@ def make_prior(config: Config, x_shape: Sequence[int], x: Any = None) -> nn.Modu
     if "x_shape" in known:
         options.setdefault("x_shape", tuple(x_shape))
     if "x" in known and x is not None and config.prior in priors.PRIORS:
-        options["x"] = x
+        rows = np.linspace(0, len(x) - 1, min(len(x), _ROWS_FOR_PRIOR)).astype(np.int64)
+        options["x"] = x if isinstance(x, np.ndarray) else np.asarray(x[rows])
     if "latent_dim" in known:
         options.setdefault("latent_dim", config.latent_dim)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
@@ -170,8 +202,8 @@ def make_prior(config: Config, x_shape: Sequence[int], x: Any = None) -> nn.Modu
         raise ValueError(f"--prior-arg of {config.prior} must be one of: {args}; got {wrong[0]!r}.")
     try:
         prior: nn.Module = make(**options)
-    except TypeError as error:
-        raise TypeError(f"--prior {config.prior}: {error}. Mend its --prior-arg.") from error
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"--prior {config.prior}: {_line(error)}. Mend its --prior-arg.") from error
     return prior
 
 
@@ -226,10 +258,10 @@ def _find(name: str | None, known: dict[str, Any], option: str) -> Any:
         found = importlib.import_module(module_name)
         for part in attr.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a module of the user's own may fail in any way
         raise ValueError(
             f"{option} must name something that can be imported as package.module:name; got {name!r} "
-            f"({error}). Check the spelling, and run where the module can be found."
+            f"({_line(error)}). Check the spelling, and run where the module can be found."
         ) from error
     if not callable(found):
         raise TypeError(
@@ -254,13 +286,23 @@ def _check_on_batch(vae: VAE, config: Config, train: Data, device: torch.device)
     vae.eval()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        prior_distribution(vae.prior, int(config.latent_dim or 0))
+        try:
+            prior_distribution(vae.prior, int(config.latent_dim or 0))
+        except RuntimeError as error:
+            raise ValueError(
+                f"--prior {config.prior}: {_line(error)}. Mend its forward() or its --prior-arg."
+            ) from error
         try:
             vae.check(x, labels)
         except RuntimeError as error:
             raise ValueError(
                 f"--network {config.network} cannot take x of shape {tuple(x.shape[1:])} "
-                f"({str(error).splitlines()[0]}). Use --network mlp, or another --image-size."
+                f"({_line(error)}). Use --network mlp, or another --image-size."
             ) from error
         finally:
             vae.train(training)
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error that is not ours, without its full stop."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

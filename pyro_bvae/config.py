@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,7 @@ class Config:
     device: str = _option("auto", "cpu, cuda, cuda:1, ...; auto takes CUDA where there is one.")
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         for field in dataclasses.fields(self):
             value, meta = getattr(self, field.name), field.metadata
             closed = meta["choices"] and not meta["open"]
@@ -182,6 +184,28 @@ def _unknown(what: str, value: object, known: tuple[str, ...]) -> str:
     return f"{what} must be one of {', '.join(known)}; got {value!r}.{hint}"
 
 
+_KINDS = {"str": (str, "text"), "bool": (bool, "true or false"), "dict": (dict, "names and values")}
+
+
+def _check_kinds(config: Config) -> None:
+    """Text, switches and the prior's arguments, as config.json may hold them; numbers come next."""
+    for field in dataclasses.fields(config):
+        value, declared = getattr(config, field.name), str(field.type)
+        kind, words = _KINDS.get(declared.split(" ")[0].split("[")[0], (object, ""))
+        if isinstance(value, kind) or (value is None and "None" in declared):
+            continue
+        if field.name == "likelihood_scale":  # a number serves as well as its text
+            continue
+        raise TypeError(f"{flag(field.name)} must be {words}; got {value!r}.")
+    try:
+        json.dumps(config.prior_args)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"--prior-arg must be numbers, text or lists of them; got {config.prior_args!r} ({error}). "
+            "Convert it, for example with tolist()."
+        ) from error
+
+
 def _check_numbers(config: Config) -> None:
     at_least = {
         "image_size": 1, "latent_dim": 1, "n_particles": 1, "epochs": 1, "steps": 1, "batch_size": 1,
@@ -189,10 +213,10 @@ def _check_numbers(config: Config) -> None:
         "beta_warmup": 0, "alpha_warmup": 0, "capacity_ramp": 0, "test_fraction": 0, "lr": 0,
     }  # fmt: skip
     for name, least in at_least.items():
-        value = getattr(config, name)
-        if value is None:
+        value, declared = getattr(config, name), str(Config.__dataclass_fields__[name].type)
+        if value is None and "None" in declared:
             continue
-        whole = "int" in str(Config.__dataclass_fields__[name].type)
+        whole = "int" in declared
         kind = "a whole number" if whole else "a number"
         bad = isinstance(value, bool) or not isinstance(value, int if whole else (int, float))
         if bad or not math.isfinite(value) or value < least:

@@ -74,6 +74,7 @@ def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: i
 
     Raises:
         ValueError: another suffix; a label where the model has no classes, or beyond them.
+        OSError: the folder cannot be made.
     """
     if path.suffix not in (".png", ".npz"):
         raise ValueError(f"--out must end in .png or .npz; got {path.name!r}.")
@@ -81,6 +82,12 @@ def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: i
         raise ValueError(f"--label needs a conditional model; got {label}. Leave it out.")
     if label is not None and label >= vae.n_classes:
         raise ValueError(f"--label must be below {vae.n_classes}; got {label}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"--out must lie where one can write; got {path} ({error.strerror}). Choose another place."
+        ) from error
     device = next(vae.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed)
@@ -89,7 +96,6 @@ def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: i
             labels = torch.arange(n, device=device) % vae.n_classes
             labels = labels if label is None else torch.full_like(labels, label)
         x = _samples(vae, n, labels)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
         arrays: dict[str, Any] = {"x": x} if labels is None else {"x": x, "labels": _numpy(labels)}
         np.savez_compressed(path, **arrays)

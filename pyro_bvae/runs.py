@@ -56,7 +56,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """Contents of metrics.json."""
-        return cast("dict[str, Any]", json.loads((self.path / "metrics.json").read_text()))
+        return _read_json(self.path / "metrics.json", "Its training did not finish: train again.")
 
 
 def train(
@@ -130,7 +130,7 @@ def load_run(path: str | Path, vae: VAE | None = None, trust: bool = False) -> R
         ValueError: a damaged or newer file, a model that does not fit, or parts that need ``trust``.
     """
     path = Path(path)
-    config = Config.from_dict(_read_json(path / "config.json"))
+    config = _read_config(path / "config.json")
     checkpoint = _read_checkpoint(path / "checkpoint.pt")
     if vae is None:
         own = [v for v in (config.prior, config.network) if v is not None and ":" in v]
@@ -281,10 +281,25 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> Config:
+    values = _read_json(path)
+    try:
+        config = Config.from_dict(values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"load_run: {path} must hold a run's options; {error}") from error
+    missing = [n for n in ("latent_dim", "network", "likelihood") if getattr(config, n) is None]
+    if missing:
+        raise ValueError(
+            f"load_run: {path} must name every part of the model; got no {', no '.join(missing)}. "
+            "Restore it."
+        )
+    return config
+
+
+def _read_json(path: Path, hint: str = "Is it a run?") -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
-            f"load_run: {path.parent} must hold {path.name}; it does not. Is it a run?"
+            f"load_run: {path.parent} must hold {path.name}; it does not. {hint}"
         )
     try:
         value = json.loads(path.read_text())
@@ -299,8 +314,13 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"load_run: {path.parent} has no {path.name}; it was not trained.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        written = checkpoint["format"]
+        checkpoint = dict(torch.load(path, map_location="cpu", weights_only=True))
+        written = int(checkpoint["format"])
+        if written <= FORMAT:
+            kinds = {"vae": dict, "x_shape": list, "n_classes": int}
+            wrong = [name for name, kind in kinds.items() if not isinstance(checkpoint[name], kind)]
+            if wrong:
+                raise TypeError(f"wrong kind of {', '.join(wrong)}")
     except Exception as error:  # torch.load raises many kinds on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
@@ -316,4 +336,13 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 def _read_history(path: Path) -> list[Record]:
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line]
+    records = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"load_run: {path} must hold one JSON record a line; line {number} is not ({error.msg}). "
+                "Delete that line."
+            ) from error
+    return records

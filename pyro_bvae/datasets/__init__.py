@@ -6,8 +6,9 @@ Example:
     ((400, 2), 4)
 """
 
+from ._torchvision import import_torchvision
 from .data import Data, to_float
 from .loading import DATASETS, load_dataset
 from .spirals import spirals
 
-__all__ = ["DATASETS", "Data", "load_dataset", "spirals", "to_float"]
+__all__ = ["DATASETS", "Data", "import_torchvision", "load_dataset", "spirals", "to_float"]
