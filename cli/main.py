@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "Train a model and see its numbers and pictures.",
     "sample": "Draw from a trained model.",
     "list": "What can be chosen: data sets, priors, divergences, ...",
+    "doctor": "Check this installation, its devices and its data.",
 }
 
 
