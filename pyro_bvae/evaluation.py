@@ -150,19 +150,14 @@ def aggregate_divergence(
 def diagnose(metrics: dict[str, Any], config: Any) -> list[str]:
     """What a colleague would say on seeing the numbers: empty where nothing is amiss."""
     says: list[str] = []
-    per_latent = metrics.get("kl_per_latent")
-    if per_latent is not None:
-        idle = sum(value < ACTIVE_NATS for value in per_latent)
-        if idle:
-            remedy = "lower beta" if config.gamma is None else "raise capacity"
-            if config.gamma is None and config.beta == 0:
-                remedy = "use fewer latents"
-            says.append(
-                f"{idle} of {len(per_latent)} latents carry < {ACTIVE_NATS} nats: {remedy}, "
-                "or use fewer latents."
-                if "fewer" not in remedy
-                else f"{idle} of {len(per_latent)} latents carry < {ACTIVE_NATS} nats: {remedy}."
-            )
+    per_latent = metrics.get("kl_per_latent") or []
+    idle = sum(value < ACTIVE_NATS for value in per_latent)
+    if idle:
+        remedy = "raise capacity or " if config.gamma is not None else "lower beta or "
+        remedy = "" if config.gamma is None and config.beta == 0 else remedy
+        says.append(
+            f"{idle} of {len(per_latent)} latents carry < {ACTIVE_NATS} nats: {remedy}use fewer latents."
+        )
     says += _diagnose_clusters(metrics)
     bias = metrics.get("train_rate_minus_log_batch")
     if bias is not None and bias > 1 and config.divergence in ("inclusive-kl", "exclusive-kl"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pyro
@@ -23,6 +25,16 @@ class _Scale(ScaleMessenger):
     def __init__(self, scale: Tensor) -> None:
         Messenger.__init__(self)
         self.scale = scale
+
+
+@contextmanager
+def _sentence(what: str) -> Iterator[None]:
+    """torch's RuntimeError about shapes as one sentence that says which part it came from."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(f"VAE: {what} ({reason}). Make the parts fit each other.") from error
 
 
 class VAE(nn.Module):
@@ -174,24 +186,37 @@ class VAE(nn.Module):
     def check(self, x: Tensor, labels: Tensor | None = None) -> None:
         """Run one batch through every part and raise one sentence where shapes do not fit.
 
+        Evaluation mode and a generator of its own: nothing is changed by it.
+
         Raises:
             ValueError, TypeError: naming the part, what it must return and what it returned.
         """
-        with torch.no_grad():
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+                self._check_parts(x, labels)
+        finally:
+            self.train(training)
+
+    def _check_parts(self, x: Tensor, labels: Tensor | None) -> None:
+        with _sentence(f"the encoder cannot take x of shape {tuple(x.shape[1:])}"):
             q_z = self.q_z(x, labels)
-            latent_dim = q_z.event_shape[-1] if q_z.event_shape else 0
-            if q_z.batch_shape != (len(x),) or len(q_z.event_shape) != 1:
-                raise ValueError(
-                    f"VAE: the encoder's posterior must have batch_shape ({len(x)},) and event_shape "
-                    f"(latent_dim,); got {tuple(q_z.batch_shape)} and {tuple(q_z.event_shape)}."
-                )
+        latent_dim = q_z.event_shape[-1] if q_z.event_shape else 0
+        if q_z.batch_shape != (len(x),) or len(q_z.event_shape) != 1:
+            raise ValueError(
+                f"VAE: the encoder's posterior must have batch_shape ({len(x)},) and event_shape "
+                f"(latent_dim,); got {tuple(q_z.batch_shape)} and {tuple(q_z.event_shape)}."
+            )
+        with _sentence("the prior's forward() fails"):
             prior_distribution(self.prior, latent_dim)
+        with _sentence(f"the decoder cannot take z of {latent_dim + self.n_classes} dimensions"):
             p_x = self.p_x(q_z.sample(), labels)
-            if p_x.batch_shape != (len(x),) or p_x.event_shape != x.shape[1:]:
-                raise ValueError(
-                    f"VAE: the decoder must return parameters shaped like x, {tuple(x.shape)}; got "
-                    f"{tuple(p_x.batch_shape + p_x.event_shape)}."
-                )
+        if p_x.batch_shape != (len(x),) or p_x.event_shape != x.shape[1:]:
+            raise ValueError(
+                f"VAE: the decoder must return parameters shaped like x, {tuple(x.shape)}; got "
+                f"{tuple(p_x.batch_shape + p_x.event_shape)}."
+            )
 
     def _encoder_input(self, x: Tensor, labels: Tensor | None) -> Tensor:
         if not self.encode_labels or self._check_labels(labels) is None:

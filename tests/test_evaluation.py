@@ -231,7 +231,7 @@ def test_nothing_amiss_says_nothing():
         (
             {"kl_per_latent": [2.0, 0.005, 0.0]},
             {},
-            "2 of 3 latents carry < 0.01 nats: lower beta, or use fewer latents.",
+            "2 of 3 latents carry < 0.01 nats: lower beta or use fewer latents.",
         ),
         (
             {"kl_per_latent": [2.0, 0.0]},
@@ -241,7 +241,7 @@ def test_nothing_amiss_says_nothing():
         (
             {"kl_per_latent": [2.0, 0.0]},
             {"gamma": 10.0, "capacity": 5.0},
-            "1 of 2 latents carry < 0.01 nats: raise capacity, or use fewer latents.",
+            "1 of 2 latents carry < 0.01 nats: raise capacity or use fewer latents.",
         ),
         (
             {"purity": 0.75, "components_used": 3},

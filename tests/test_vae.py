@@ -284,15 +284,7 @@ def trainable(prior, seed):
     return VAE(*mlp((3,), 2, hidden=4), PRIORS[prior](), Normal("learned"))
 
 
-FLOW_CACHES = pytest.mark.xfail(
-    strict=True,
-    reason="Pyro's affine coupling keeps its last log-scale, graph and all: Flow must drop it",
-)
-
-
-@pytest.mark.parametrize(
-    "prior", [pytest.param(k, marks=FLOW_CACHES) if k == "flow" else k for k in PRIORS]
-)
+@pytest.mark.parametrize("prior", PRIORS)
 def test_state_dict_round_trip_and_deepcopy_after_training(prior):
     data = Data(np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32))
     vae, other = trainable(prior, 0), trainable(prior, 1)

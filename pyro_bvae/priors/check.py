@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyro.distributions as dist
 import torch
@@ -36,13 +38,13 @@ def check_prior(prior: nn.Module, latent_dim: int) -> str:
     """
     name = type(prior).__name__
     p_z = prior_distribution(prior, latent_dim)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with _own_noise(prior), torch.no_grad():
         z = p_z.sample((_N,))
         log_p = p_z.log_prob(z)
         _check_values(name, z, log_p, latent_dim)
         integral = _check_density(name, p_z, z)
-    notes = [integral, f"KL {'in closed form' if _closed_form(p_z) else 'by Monte Carlo'}"]
+        kl = "in closed form" if _closed_form(p_z) else "by Monte Carlo"
+    notes = [integral, f"KL {kl}"]
     _check_gradients(name, prior)
     if not p_z.has_rsample:
         notes.append("no rsample: D gives it no gradient")
@@ -103,8 +105,9 @@ def _check_density(name: str, p_z: TorchDistributionMixin, z: Tensor) -> str:
     centres = z[:_KERNELS]
     gaps = torch.cdist(centres, z[_KERNELS : 5 * _KERNELS]).kthvalue(10, dim=1).values
     widths = 2 * gaps.clamp(min=1e-6) / math.sqrt(dim)
-    shift = torch.randn(_N, dim) / dist.Chi2(torch.tensor(_DF)).sample((_N, 1)).div(_DF).sqrt()
-    kernel = torch.randint(_KERNELS, (_N,))
+    chi2 = dist.Chi2(z.new_tensor(_DF)).sample((_N, 1))
+    shift = torch.randn_like(z) / (chi2 / _DF).sqrt()
+    kernel = torch.randint(_KERNELS, (_N,), device=z.device)
     points = centres[kernel] + widths[kernel, None] * shift
     constant = (
         math.lgamma((_DF + dim) / 2)
@@ -149,8 +152,17 @@ def _check_moments(name: str, z: Tensor, points: Tensor, weights: Tensor) -> Non
             )
 
 
+@contextmanager
+def _own_noise(prior: nn.Module) -> Iterator[None]:
+    """A seed of the check's own; the ambient generators are left as they were."""
+    devices = {p.device for p in prior.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        yield
+
+
 def _closed_form(p_z: TorchDistributionMixin) -> bool:
-    loc = torch.zeros(p_z.event_shape)
+    loc = torch.zeros_like(p_z.sample())
     try:
         kl_divergence(dist.Normal(loc, torch.ones_like(loc)).to_event(1), p_z)
     except NotImplementedError:
@@ -162,8 +174,7 @@ def _check_gradients(name: str, prior: nn.Module) -> None:
     parameters = {k: p for k, p in prior.named_parameters() if p.requires_grad}
     if not parameters:
         return
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with torch.enable_grad(), _own_noise(prior):
         p_z = prior()
         # A clone: a transformed distribution remembers its own samples together with their path.
         loss = p_z.log_prob(p_z.sample((100,)).clone()).sum()

@@ -80,15 +80,18 @@ class Gaussian(nn.Module):
                 "Gaussian.from_pca: x must be an array in memory; got data read lazily. "
                 "Load a part of it with numpy and pass that."
             )
+        from sklearn.decomposition import PCA
+
         flat = x.reshape(len(x), -1).astype(np.float64)
-        eigenvalues = np.linalg.eigvalsh(np.atleast_2d(np.cov(flat, rowvar=False)))[::-1]
-        rank = int((eigenvalues > eigenvalues[0] * 1e-10).sum()) if eigenvalues[0] > 0 else 0
+        most = min(latent_dim, *flat.shape)
+        with np.errstate(invalid="ignore"):  # constant data: 0 / 0 in shares that are not used
+            top = PCA(most, random_state=0).fit(flat).explained_variance_
+        rank = int((top > top[0] * 1e-10).sum()) if top[0] > 0 else 0
         if latent_dim > rank:
             raise ValueError(
                 f"Gaussian.from_pca: latent_dim must be at most the rank of the data's covariance, "
                 f"{rank}; got {latent_dim}. Lower --latent-dim or use --prior gaussian."
             )
-        top = eigenvalues[:latent_dim]
         return cls(
             latent_dim,
             torch.tensor(np.sqrt(latent_dim * top / top.sum())).to(torch.get_default_dtype()),

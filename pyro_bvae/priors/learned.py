@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
@@ -84,10 +85,20 @@ class VampPrior(nn.Module):
         training = encoder.training
         encoder.eval()
         try:
-            loc, scale = encoder(self.pseudo_inputs())
+            out = encoder(self.pseudo_inputs())
+        except RuntimeError as error:
+            raise ValueError(
+                f"VampPrior: the encoder must take pseudo-inputs of shape {tuple(self.raw.shape[1:])}; "
+                f"it fails with: {str(error).splitlines()[0]}. Give x_shape, and leave out encode_labels."
+            ) from error
         finally:
             encoder.train(training)
-        return loc, scale
+        if not isinstance(out, tuple):
+            raise TypeError(
+                f"VampPrior: the encoder must return (loc, scale); got {type(out).__name__}. "
+                "Use another prior with this encoder."
+            )
+        return out
 
     def forward(self) -> TorchDistributionMixin:
         loc, scale = self._components()
@@ -141,3 +152,9 @@ class Flow(nn.Module):
         p_z = dist.TransformedDistribution(base, chain)
         p_z.clear_cache()  # a transform remembers its last x and y, whose weights have moved since
         return p_z
+
+    def __getstate__(self) -> dict[str, Any]:
+        for step in self.steps:
+            # Pyro's caches: parts of the last graph, which cannot be copied.
+            step.__dict__.update(_cached_x_y=(None, None), _cached_log_scale=None)
+        return self.__dict__

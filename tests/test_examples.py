@@ -1,0 +1,76 @@
+"""Every example runs and draws what it says."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyro_bvae.datasets import Data
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name, *arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    return runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def picture(path):
+    pixels = np.asarray(Image.open(path).convert("L"))
+    assert pixels.std() > 5  # not blank
+    return pixels.shape
+
+
+def images(monkeypatch, module, n=60):
+    """Random images of the right shape in place of the 70,000."""
+    rng = np.random.default_rng(0)
+
+    def load(*args, **kwargs):
+        x = rng.integers(0, 256, (n, 1, 32, 32), dtype=np.uint8)
+        return Data(x, np.arange(n) % 10), Data(x[:40], np.arange(40) % 10)
+
+    monkeypatch.setattr(f"pyro_bvae.{module}.load_dataset", load)
+
+
+@pytest.mark.slow
+def test_spirals(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "spirals.png"
+    run("spirals.py", "--steps", 1, "--seeds", 1, "--out", out, monkeypatch=monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 8 + 1  # head, settings, where it went
+    assert picture(out)[1] > 1000
+
+
+def test_custom_prior(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "ring.png"
+    scope = run("custom_prior.py", "--steps", 30, "--out", out, monkeypatch=monkeypatch)
+    said = capsys.readouterr().out
+    assert "ok: integrates to" in said
+    assert "radius 1.00 -> 1.00" not in said  # it moved
+    assert picture(out)[0] > 500
+    assert scope["Ring"](2, radius=2.0)().event_shape == (2,)
+
+
+@pytest.mark.slow
+def test_fashion_mnist(tmp_path, monkeypatch, capsys):
+    images(monkeypatch, "build")
+    arguments = ("--epochs", 1, "--w", 0.8, "--alpha", 100, "--out", tmp_path)
+    run("fashion_mnist.py", *arguments, monkeypatch=monkeypatch)
+    row = capsys.readouterr().out.splitlines()[-1].split()
+    assert [float(row[0]), float(row[1])] == [0.8, 100]
+    figures = tmp_path / "w0.8-alpha100-seed0" / "figures"
+    for name in ("class_means.png", "traversals.png", "aggregate_posterior.png"):
+        picture(figures / name)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--penalty", "relu"), ("--reduction", "example")])
+def test_mnist_capacity(arguments, tmp_path, monkeypatch, capsys):
+    images(monkeypatch, "build")
+    out = tmp_path / "capacity.png"
+    everything = (*arguments, "--epochs", 1, "--out", out)
+    run("mnist_capacity.py", *everything, monkeypatch=monkeypatch)
+    assert "KL" in capsys.readouterr().out
+    picture(out)
