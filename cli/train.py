@@ -41,10 +41,10 @@ def command(out: str | None, quiet: bool, **values: Any) -> None:
             run = train(config, out, on_step=bar.step, callbacks=[bar.record])
     except FloatingPointError as error:
         bar.close()
-        fail(f"{error} The last good checkpoint and the history are kept.", 1)
-    except KeyboardInterrupt:
+        fail(str(error), 1)
+    except KeyboardInterrupt as error:
         bar.close()
-        fail("Interrupted; the last checkpoint and the history are kept.", INTERRUPTED)
+        fail(str(error) or "Interrupted.", INTERRUPTED)
     bar.close()
     _summary(run)
 

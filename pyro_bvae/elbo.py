@@ -74,6 +74,9 @@ class TermsELBO(TraceMeanField_ELBO):
     particles are averaged to ``(batch,)`` before they are combined.
     """
 
+    monte_carlo_sites: tuple[str, ...] = ()
+    """The sites whose KL was estimated by samples when the terms were last computed."""
+
     def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> ElboTerms:
         """The unscaled terms for one batch: `ElboTerms`."""
         return self._collect(model, guide, args, kwargs).terms
@@ -153,6 +156,7 @@ class TermsELBO(TraceMeanField_ELBO):
                 value, site["scale"], site["mask"], frame
             )
         kl, scaled_kl = torch.zeros_like(log_px_z), torch.zeros_like(log_px_z)
+        self.monte_carlo_sites = ()
         for guide_site, value in self._kls(model_trace, guide_trace):
             mask, scale = guide_site["mask"], guide_site["scale"]
             kl = kl + self._per_example(value, 1.0, mask, frame)
@@ -183,6 +187,7 @@ class TermsELBO(TraceMeanField_ELBO):
             try:
                 yield guide_site, kl_divergence(guide_site["fn"], model_site["fn"])
             except NotImplementedError:
+                self.monte_carlo_sites += (name,)
                 yield guide_site, log_q - model_site["unscaled_log_prob"]
 
     def _batch_frame(self, sites: list[Any]) -> Any:
@@ -246,6 +251,8 @@ class DecompositionELBO(TermsELBO):
     """
 
     alpha = NonNegative()
+    detached = False
+    """D gave the prior no gradient when it was last computed: the prior has no rsample."""
 
     def __init__(
         self,
@@ -282,6 +289,7 @@ class DecompositionELBO(TermsELBO):
             )
         guide_site = guide_trace.nodes[self.site]
         p_z = self._prior(model_trace.nodes[self.site])
+        self.detached = not p_z.has_rsample
         q_z = guide_site["infer"].get("posterior", guide_site["fn"])
         if len(q_z.batch_shape) != 1:
             raise ValueError(

@@ -55,7 +55,7 @@ def encode_data(vae: VAE, data: Data, transform: Callable[[Tensor], Tensor] | No
                     (q_z.mean, q_z.variance.sqrt(), q_z.sample(), terms.log_px_z, terms.kl)
                 )
                 split.append(_kl_per_latent(q_z, p_z))
-            closed = _has_closed_form(q_z, p_z)
+            closed = not objective.monte_carlo_sites
     finally:
         vae.train(training)
     loc, scale, z, log_px_z, kl = (torch.cat(group) for group in zip(*parts, strict=True))
@@ -159,7 +159,7 @@ def diagnose(metrics: dict[str, Any], config: Any) -> list[str]:
             f"{idle} of {len(per_latent)} latents carry < {ACTIVE_NATS} nats: {remedy}use fewer latents."
         )
     says += _diagnose_clusters(metrics)
-    bias = metrics.get("train_rate_minus_log_batch")
+    bias = metrics.get("rate_minus_log_batch")
     if bias is not None and bias > 1 and config.divergence in ("inclusive-kl", "exclusive-kl"):
         says.append(
             f"D is dominated by its bias (rate - log batch = {bias:.1f} nats > 1): use --divergence "
@@ -205,14 +205,6 @@ def _batches(
         if vae.n_classes and data.labels is not None:
             labels = torch.from_numpy(np.array(data.labels[rows])).to(device)
         yield x if transform is None else transform(x), labels
-
-
-def _has_closed_form(q_z: TorchDistributionMixin, p_z: TorchDistributionMixin) -> bool:
-    try:
-        kl_divergence(q_z, p_z)
-    except NotImplementedError:
-        return False
-    return True
 
 
 def _kl_per_latent(q_z: TorchDistributionMixin, p_z: TorchDistributionMixin) -> Tensor | None:

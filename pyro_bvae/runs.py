@@ -27,7 +27,7 @@ import torch
 
 from . import __version__
 from .build import Built, build, make_divergence, make_vae
-from .config import FORMAT, Config
+from .config import FORMAT, Config, default_divergence
 from .datasets import Data
 from .evaluation import diagnose, encode_data, evaluate, vae_device
 from .figures import write_figures
@@ -109,6 +109,10 @@ def train(
             on_step=on_step,
             seed=c.seed,
         )
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error} {writer.kept()}") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted. {writer.kept()}") from None
     finally:
         writer.close()
     writer.save()
@@ -198,6 +202,12 @@ class _Writer:
         torch.save(checkpoint, temporary)
         os.replace(temporary, self.path / "checkpoint.pt")
 
+    def kept(self) -> str:
+        """What an interrupted run leaves behind, as a sentence."""
+        if self.state is None:
+            return f"{self.path} holds its configuration only: no epoch was finished."
+        return f"The last good checkpoint and the history are kept in {self.path}."
+
     def close(self) -> None:
         self.history.close()
 
@@ -218,13 +228,15 @@ def _head(data: Data, n: int) -> Data:
 
 def _finish(path: Path, built: Built, history: list[Record]) -> None:
     c = built.config
-    name = "total-correlation" if c.beta_tc is not None else c.divergence
+    name = c.divergence or default_divergence(cast(int, c.latent_dim))
+    if c.beta_tc is not None:
+        name = "total-correlation"
     divergence = make_divergence(c, name, len(built.test))
     torch.manual_seed(c.seed)
     codes = encode_data(built.vae, built.test, built.transform)
     metrics = evaluate(built.vae, built.test, divergence=divergence, codes=codes, seed=c.seed)
     metrics |= {"format": FORMAT, "divergence_name": name, "beta": built.vae.beta}
-    metrics["train_rate_minus_log_batch"] = history[-1]["kl"] - math.log(cast(int, c.batch_size))
+    metrics["rate_minus_log_batch"] = history[-1].get("rate_minus_log_batch")
     metrics["diagnosis"] = diagnose(metrics, c)
     metrics["training_seconds"] = sum(record["seconds"] for record in history)
     _write_json(path / "metrics.json", metrics)

@@ -316,7 +316,7 @@ def test_interrupt(here, monkeypatch, without_figures):
     monkeypatch.setattr("pyro_bvae.cli.train._Bar.record", stop)
     result = call("train", "--out", "run", *FAST)
     assert result.exit_code == 130
-    sentence = "Error: Interrupted; the last checkpoint and the history are kept."
+    sentence = "Error: Interrupted. The last good checkpoint and the history are kept in run."
     assert message(result) == sentence
     assert len(runs.load_run("run").history) == 2
 
@@ -328,7 +328,9 @@ def test_loss_that_is_not_finite(here, monkeypatch, without_figures):
     monkeypatch.setattr("pyro_bvae.cli.train._Bar.record", poison)
     result = call("train", "--out", "run", *FAST)
     assert result.exit_code == 1
-    assert re.fullmatch(r"Error: fit: the loss must be finite; .* are kept\.", message(result))
+    assert re.fullmatch(
+        r"Error: fit: the loss must be finite; .* are kept in run\.", message(result)
+    )
     assert runs.load_run("run").history[0]["step"] == 1
 
 

@@ -210,7 +210,7 @@ FINE = {
     "components": 4,
     "components_used": 4,
     "classes": 4,
-    "train_rate_minus_log_batch": 0.5,
+    "rate_minus_log_batch": 0.5,
 }
 
 
@@ -259,7 +259,7 @@ def test_nothing_amiss_says_nothing():
             "The prior has 2 components for 4 classes: raise n_components.",
         ),
         (
-            {"train_rate_minus_log_batch": 1.26},
+            {"rate_minus_log_batch": 1.26},
             {},
             "D is dominated by its bias (rate - log batch = 1.3 nats > 1): use --divergence "
             "mmd-per-dim, or a larger batch.",
@@ -276,7 +276,7 @@ def test_diagnoses(metrics, options, sentence):
 
 
 def test_bias_matters_to_kl_divergences_alone():
-    biased = FINE | {"train_rate_minus_log_batch": 9.0}
+    biased = FINE | {"rate_minus_log_batch": 9.0}
     assert len(diagnose(biased, config(divergence="exclusive-kl"))) == 1
     for divergence in ("mmd", "mmd-per-dim", None):
         assert diagnose(biased, config(divergence=divergence)) == []

@@ -308,12 +308,28 @@ def test_records_are_means_over_the_steps_of_an_epoch():
             "kl": kl,
             "divergence": divergence,
             "elbo": log_px_z - kl,
+            "kl_monte_carlo": 0.0,
+            "divergence_detached": 0.0,
+            "rate_minus_log_batch": kl - np.log(4),
             "beta": 2.0,
             "alpha": 0.5,
         }
         assert record == pytest.approx(expected, rel=1e-6)
         assert loss == pytest.approx(2 * kl - log_px_z + 0.5 * divergence, rel=1e-5)
     assert "divergence" not in trained(tiny(), DecompositionELBO(), data, steps=1)[0]
+
+
+def test_records_say_how_the_kl_was_found_and_that_d_was_detached():
+    class Sampled(Mixture):
+        def forward(self):
+            mixture = super().forward()
+            mixture.has_rsample = False
+            return mixture
+
+    vae, data = tiny(prior=Sampled(2, learned=True)), Data(array(6))
+    record = trained(vae, DecompositionELBO(1.0, inclusive_kl), data, steps=1)[0]
+    assert (record["kl_monte_carlo"], record["divergence_detached"]) == (1, 1)
+    assert not vae.training
 
 
 @pytest.mark.parametrize("budget, ends", [({"epochs": 2}, [3, 6]), ({"steps": 4}, [3, 4])])
