@@ -97,7 +97,9 @@ def _summary(run: Any) -> None:
         click.echo(f"  {text:<34} {value}")
     for sentence in m["diagnosis"]:
         click.echo(f"Note: {sentence}")
-    click.echo(f"Run and pictures: {run.path}  (figures/aggregate_posterior.png first)")
+    first = run.path / "figures" / "aggregate_posterior.png"
+    look = f"look at {first} first" if first.exists() else f"pictures in {first.parent}"
+    click.echo(f"Run: {run.path}; {look}")
     trust = " --trust" if ":" in c.prior + c.network else ""
     click.echo(f"Next: pyro-bvae sample {run.path}{trust}")
 

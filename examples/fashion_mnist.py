@@ -75,7 +75,7 @@ def draw(run: Run) -> None:
         z[1:, latent] = torch.linspace(-3, 3, 7)
         with torch.no_grad():
             rows.append(run.vae.p_x(z).mean.cpu().numpy().clip(0, 1))
-        names.append(f"{CLASSES[k]}, z{latent + 1}")
+        names.append(f"{CLASSES[k]}, z{latent}")
     columns = ["code", *(f"{v:g}" for v in range(-3, 4))]
     figure = traversals(
         np.stack(rows), names, columns, title="the latent most active in each class"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,49 +26,64 @@ def write_figures(
 
     ``codes`` are those of ``test``. The generator is left as it was.
     """
-    from . import plots
-
     training = vae.training
     vae.eval()
-    device = codes.loc.device
     try:
-        with (
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            torch.no_grad(),
-        ):
-            torch.manual_seed(0)
-            points = len(train.x_shape) == 1
-            shown = _rows(test, 400 if points else 30)
-            labels = _labels(test, shown)
-            x = to_float(torch.from_numpy(np.array(test.batch(shown))))
-            given = labels.to(device) if vae.n_classes and labels is not None else None
-            x_hat = vae.reconstruct(x.to(device), given)
-            n_drawn = 1000 if points else _SHOWN
-            # One column of the 8 x 8 grid a class, as far as they reach.
-            classes = (
-                torch.arange(n_drawn, device=device) % 8 % vae.n_classes if vae.n_classes else None
-            )
-            figures: dict[str, Any] = {
-                "data": plots.data(*_data(train, 2000 if points else _SHOWN)),
-                "reconstructions": plots.reconstructions(
-                    x.numpy(), _numpy(x_hat), None if labels is None else labels.numpy()
-                ),
-                "samples": plots.samples(
-                    _samples(vae, n_drawn, classes),
-                    reference=_data(train, 2000)[0] if points else None,
-                ),
-                "training": plots.training_curves(history),
-            }
-            if codes.loc.shape[1] >= 2:
-                figures["aggregate_posterior"] = _aggregate(vae, test, codes)
+        with _own_noise(vae, 0):
+            figures = _figures(vae, train, test, codes)
     finally:
         vae.train(training)
+    from . import plots
+
+    figures["training"] = plots.training_curves(history)
     folder.mkdir(exist_ok=True)
-    paths = []
     for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150)
-    return paths
+        figure.savefig(folder / f"{name}.png", dpi=150)
+    return [folder / f"{name}.png" for name in figures]
+
+
+def _figures(vae: VAE, train: Data, test: Data, codes: Codes) -> dict[str, Any]:
+    from . import plots
+
+    points = len(train.x_shape) == 1
+    x, labels = _data(test, np.arange(min(len(test), 400 if points else 30)))
+    given = torch.from_numpy(labels) if vae.n_classes and labels is not None else None
+    device = codes.loc.device
+    x_hat = vae.reconstruct(
+        torch.from_numpy(x).to(device), None if given is None else given.to(device)
+    )
+    n = 2000 if points else _SHOWN
+    spread = np.linspace(0, len(train) - 1, min(n, len(train))).astype(np.int64)
+    shown, shown_labels = _data(train, spread)
+    figures = {
+        "data": plots.data(shown, shown_labels),
+        "reconstructions": plots.reconstructions(x, _numpy(x_hat), labels),
+    }
+    if vae.n_classes and not points:
+        figures["samples"] = _samples_by_class(vae)
+    else:
+        drawn = _labels_in_turn(vae, n, device)
+        figures["samples"] = plots.samples(
+            _samples(vae, n, drawn), reference=shown if points else None
+        )
+    if codes.loc.shape[1] >= 2:
+        figures["aggregate_posterior"] = _aggregate(vae, test, codes)
+    return figures
+
+
+def _samples_by_class(vae: VAE, rows: int = 8, most: int = 10) -> Any:
+    """One z a row, one class a column: what the latents hold once the label is given."""
+    from . import plots
+
+    columns = min(vae.n_classes, most)
+    z = vae.p_z().sample((rows,)).repeat_interleave(columns, 0)
+    labels = torch.arange(columns, device=z.device).repeat(rows)
+    x = _numpy(vae.p_x(z, labels).mean)
+    names = [f"class {k}" for k in range(columns)]
+    title = "samples from the prior: one z a row, its label changed"
+    return plots.traversals(
+        x.reshape(rows, columns, *x.shape[1:]), [f"draw {i}" for i in range(rows)], names, title
+    )
 
 
 def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: int = 0) -> None:
@@ -88,13 +105,10 @@ def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: i
         raise OSError(
             f"--out must lie where one can write; got {path} ({error.strerror}). Choose another place."
         ) from error
-    device = next(vae.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
-        torch.manual_seed(seed)
-        labels = None
-        if vae.n_classes:
-            labels = torch.arange(n, device=device) % vae.n_classes
-            labels = labels if label is None else torch.full_like(labels, label)
+    with _own_noise(vae, seed):
+        labels = _labels_in_turn(vae, n, next(vae.parameters()).device)
+        if labels is not None and label is not None:
+            labels = torch.full_like(labels, label)
         x = _samples(vae, n, labels)
     if path.suffix == ".npz":
         arrays: dict[str, Any] = {"x": x} if labels is None else {"x": x, "labels": _numpy(labels)}
@@ -122,7 +136,7 @@ def _aggregate(vae: VAE, test: Data, codes: Codes) -> Any:
     order = codes.kl_per_latent
     informative = _numpy(order) if order is not None else loc.var(0) / (scale**2).mean(0)
     pair = np.argsort(-informative)[:2]
-    names = (f"z{pair[0] + 1}", f"z{pair[1] + 1}")
+    names = (f"z{pair[0]}", f"z{pair[1]}")
     return plots.aggregate_posterior(
         loc[:, pair], scale[:, pair], labels=test.labels, names=names,
         title="aggregate posterior q(z), the two latents that carry most",
@@ -135,18 +149,22 @@ def _samples(vae: VAE, n: int, labels: Tensor | None) -> np.ndarray:
     return _numpy(p_x.sample() if len(p_x.event_shape) == 1 else p_x.mean)
 
 
-def _rows(data: Data, n: int) -> np.ndarray:
-    return np.arange(min(n, len(data)))
+def _labels_in_turn(vae: VAE, n: int, device: torch.device) -> Tensor | None:
+    return torch.arange(n, device=device) % vae.n_classes if vae.n_classes else None
 
 
-def _labels(data: Data, rows: np.ndarray) -> Tensor | None:
-    return None if data.labels is None else torch.from_numpy(np.array(data.labels[rows]))
+@contextmanager
+def _own_noise(vae: VAE, seed: int) -> Iterator[None]:
+    """No gradients, a seed of its own, and the ambient generators left as they were."""
+    device = next(vae.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(seed)
+        yield
 
 
-def _data(data: Data, n: int) -> tuple[np.ndarray, np.ndarray | None]:
-    rows = np.linspace(0, len(data) - 1, min(n, len(data))).astype(np.int64)
+def _data(data: Data, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     x = to_float(torch.from_numpy(np.array(data.batch(rows)))).numpy()
-    return x, None if data.labels is None else data.labels[rows]
+    return x, None if data.labels is None else np.array(data.labels[rows])
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

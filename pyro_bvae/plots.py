@@ -99,7 +99,7 @@ def aggregate_posterior(
     prior: Callable[[Array], Array] | None = None,
     labels: Array | None = None,
     extent: Extent | None = None,
-    names: tuple[str, str] = ("z1", "z2"),
+    names: tuple[str, str] = ("z0", "z1"),
     title: str = "aggregate posterior q(z)",
     ax: Axes | None = None,
 ) -> Figure:
