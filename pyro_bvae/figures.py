@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -124,23 +125,43 @@ def _aggregate(vae: VAE, test: Data, codes: Codes) -> Any:
     from . import plots
 
     loc, scale = codes.loc.cpu().numpy(), codes.scale.cpu().numpy()
-    if loc.shape[1] == 2:
-        device = codes.loc.device
-
-        def log_prior(z: np.ndarray) -> np.ndarray:
-            points = torch.as_tensor(z, dtype=codes.loc.dtype, device=device)
-            return _numpy(vae.p_z().log_prob(points))
-
-        return plots.aggregate_posterior(loc, scale, prior=log_prior, labels=test.labels)
-    # Var(mu) / E(sigma^2) orders latents where the KL does not split over them.
-    order = codes.kl_per_latent
-    informative = _numpy(order) if order is not None else loc.var(0) / (scale**2).mean(0)
-    pair = np.argsort(-informative)[:2]
-    names = (f"z{pair[0]}", f"z{pair[1]}")
+    pair, title = np.array([0, 1]), "aggregate posterior q(z)"
+    if loc.shape[1] > 2:
+        # Var(mu) / E(sigma^2) orders latents where the KL does not split over them.
+        order = codes.kl_per_latent
+        informative = _numpy(order) if order is not None else loc.var(0) / (scale**2).mean(0)
+        pair = np.argsort(-informative)[:2]
+        title += ", the two latents that carry most"
     return plots.aggregate_posterior(
-        loc[:, pair], scale[:, pair], labels=test.labels, names=names,
-        title="aggregate posterior q(z), the two latents that carry most",
-    )  # fmt: skip
+        loc[:, pair],
+        scale[:, pair],
+        prior=_log_marginal(vae.p_z(), pair),
+        labels=test.labels,
+        names=(f"z{pair[0]}", f"z{pair[1]}"),
+        title=title,
+    )
+
+
+def _log_marginal(p_z: Any, pair: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Log-density of the prior's two latents ``pair``, where it is known in closed form."""
+    dims = torch.from_numpy(pair)
+    base = getattr(p_z, "base_dist", None)
+    like = p_z.sample()
+    if p_z.event_shape == (2,):
+        log_prob = p_z.log_prob
+    elif isinstance(p_z, dist.MixtureOfDiagNormals):
+        parts = (p_z.locs[:, dims], p_z.coord_scale[:, dims], p_z.component_logits)
+        log_prob = dist.MixtureOfDiagNormals(*parts).log_prob
+    elif base is not None and base.batch_shape == p_z.event_shape:
+
+        def log_prob(z: Tensor) -> Tensor:
+            everywhere = like.expand(len(z), -1).clone()
+            everywhere[:, dims] = z
+            total: Tensor = base.log_prob(everywhere)[:, dims].sum(1)
+            return total
+    else:
+        return None
+    return lambda z: _numpy(log_prob(torch.as_tensor(z).to(like)))
 
 
 def _samples(vae: VAE, n: int, labels: Tensor | None) -> np.ndarray:

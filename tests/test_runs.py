@@ -495,3 +495,29 @@ def test_run_is_frozen(finished):
     with pytest.raises(dataclasses.FrozenInstanceError):
         finished.path = Path("elsewhere")
     assert isinstance(finished.vae, VAE)
+
+
+@pytest.mark.parametrize("name", ["spike-slab", "mixture", "student-t"])
+def test_prior_contours_are_the_marginal_of_the_two_latents_shown(name):
+    from scipy.integrate import quad
+
+    from pyro_bvae.figures import _log_marginal
+    from pyro_bvae.priors import PRIORS
+
+    p_z = PRIORS[name](3)()
+    log_marginal = _log_marginal(p_z, np.array([2, 0]))
+    point = np.array([[0.3, -0.2]])  # z2, z0
+
+    def joint(z1):
+        return p_z.log_prob(torch.tensor([-0.2, z1, 0.3])).exp().item()
+
+    integral, _ = quad(joint, -15, 15, points=[-1, 0, 1], limit=500)
+    assert np.exp(log_marginal(point))[0] == pytest.approx(integral, rel=1e-4)
+
+
+def test_prior_contours_are_left_out_where_no_marginal_is_known():
+    from pyro_bvae.figures import _log_marginal
+    from pyro_bvae.priors import Flow
+
+    assert _log_marginal(Flow(3)(), np.array([0, 1])) is None
+    assert _log_marginal(Flow(2)(), np.array([0, 1])) is not None
