@@ -21,3 +21,7 @@ def command() -> None:
     click.echo(
         "Your own: --dataset PATH, --prior package.module:Class, --network package.module:function."
     )
+    click.echo("Defaults by data set:")
+    for name, defaults in config.DATASET_DEFAULTS.items():
+        chosen = ", ".join(f"{option} {value}" for option, value in defaults.items())
+        click.echo(f"  {name:<14}{chosen}")

@@ -53,11 +53,15 @@ class Config:
     prior_args: dict[str, Any] = _option(
         {}, "KEY=VALUE for the prior, e.g. n_components=10; repeatable."
     )
-    latent_dim: int | None = _option(None, "Number of latents.")
+    latent_dim: int | None = _option(
+        None, "Number of latents [default: by data set, see pyro-bvae list]."
+    )
     network: str | None = _option(
         None, "Encoder and decoder, or package.module:function of your own.", NETWORKS, True
     )
-    likelihood: str | None = _option(None, "Likelihood p(x|z).", LIKELIHOODS)
+    likelihood: str | None = _option(
+        None, "Likelihood p(x|z) [default: by data set, see pyro-bvae list].", LIKELIHOODS
+    )
     likelihood_scale: str | None = _option(
         None, "Scale of normal and laplace: a number, 'learned', or 'decoder' (per pixel)."
     )
@@ -92,11 +96,19 @@ class Config:
     )
     n_particles: int = _option(1, "Samples of z per example and step.")
 
-    epochs: int | None = _option(None, "Passes over the data.")
+    epochs: int | None = _option(
+        None, "Passes over the data [default: by data set, see pyro-bvae list]."
+    )
     steps: int | None = _option(None, "Optimiser steps, instead of --epochs.")
-    batch_size: int | None = _option(None, "Rows a step.")
-    lr: float | None = _option(None, "Adam's learning rate.")
-    amsgrad: bool | None = _option(None, "Adam's AMSGrad variant.")
+    batch_size: int | None = _option(
+        None, "Rows a step [default: by data set, see pyro-bvae list]."
+    )
+    lr: float | None = _option(
+        None, "Adam's learning rate [default: by data set, see pyro-bvae list]."
+    )
+    amsgrad: bool | None = _option(
+        None, "Adam's AMSGrad variant [default: by data set, see pyro-bvae list]."
+    )
     seed: int = _option(0, "Of every random number.")
     device: str = _option("auto", "cpu, cuda, cuda:1, ...; auto takes CUDA where there is one.")
 
@@ -112,7 +124,7 @@ class Config:
 
     def resolved(self) -> Config:
         """With the data set's defaults filled in, as far as its name tells; `build` does the rest."""
-        defaults: dict[str, Any] = dict(_DEFAULTS.get(self.dataset, _OWN_DATA))
+        defaults: dict[str, Any] = dict(DATASET_DEFAULTS.get(self.dataset, _OWN_DATA))
         if self.steps is not None or self.epochs is not None:
             defaults.pop("steps", None)
             defaults.pop("epochs", None)
@@ -149,7 +161,7 @@ class Config:
         return cls(**values)
 
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
+DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     "spirals": {
         "latent_dim": 2, "network": "mlp", "likelihood": "normal", "likelihood_scale": "decoder",
         "steps": 1500, "batch_size": 400, "lr": 5e-3, "amsgrad": True,
