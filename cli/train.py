@@ -21,7 +21,8 @@ def command(out: str | None, quiet: bool, **values: Any) -> None:
 
     The objective is E log p(x|z) - beta KL(q(z|x) || p(z)) - alpha D(q(z), p(z)); with --gamma and
     --capacity it is E log p(x|z) - gamma |KL - C|. All in nats per example. beta rises from 0 over the
-    first two thirds of training unless --beta-warmup says otherwise (0 switches it off).
+    first two thirds of training unless --beta-warmup says otherwise (0 switches it off); beside
+    --gamma it is 1.
 
     \b
     pyro-bvae train --prior mixture --alpha 1
@@ -88,9 +89,10 @@ class _Bar:
 def _summary(run: Any) -> None:
     m, c = run.metrics, run.config
     seconds = m["training_seconds"]
+    norm = f" (beta_norm {m['beta_norm']:.3g})" if "beta_norm" in m else ""
     click.echo(
         f"\nTrained {c.dataset} with the {c.prior} prior: {int(run.history[-1]['step'])} steps in "
-        f"{seconds:.1f} s on {next(run.vae.parameters()).device}. Final beta {run.vae.beta:g}."
+        f"{seconds:.1f} s on {next(run.vae.parameters()).device}. Final beta {run.vae.beta:g}{norm}."
     )
     click.echo("Held-out, nats per example" + f" (n = {m['n']}):")
     for text, value in summary_rows(m):
@@ -106,25 +108,23 @@ def _summary(run: Any) -> None:
 
 def summary_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and value of each line of the summary table."""
+    given = "z, y" if m["bound_on"] == "log p(x|y)" else "z"
     rows = [
         (label, f"{m[key]:9.3f} +- {m[key + '_se']:.3f}")
         for key, label in (
-            ("log_px_z", "E log p(x|z)  (-distortion)"),
+            ("log_px_z", f"E log p(x|{given})  (-distortion)"),
             ("kl", "KL(q(z|x) || p(z))  (rate)"),
-            ("elbo", "ELBO at beta = 1"),
+            ("elbo", f"ELBO at beta = 1, below {m['bound_on']}"),
         )
     ]
-    if "divergence" in m:
+    if m["divergence"] is not None:
         rows.append((f"D(q(z), p(z))  {m['divergence_name']}", f"{m['divergence']:9.3f}"))
     if m["kl_estimator"] != "closed form":
         rows.append(("KL estimated by", f"    {m['kl_estimator']}"))
     if "purity" in m:
         rows.append(("cluster purity", f"{m['purity']:9.3f}"))
         rows.append(("components used", f"{m['components_used']:5d} of {m['components']}"))
-    if "active_units" in m:
-        rows.append(
-            ("active latents (> .01 nats)", f"{m['active_units']:5d} of {len(m['kl_per_latent'])}")
-        )
+    rows.append(("active latents", f"{m['active_units']:5d} of {m['latents']}"))
     if "hoyer" in m:
         rows.append(
             ("Hoyer sparsity (Gaussian null)", f"{m['hoyer']:9.3f}  ({m['hoyer_null']:.3f})")

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyro_bvae import Config, Run, train
+from pyro_bvae import Config, Run, load_run, train
 from pyro_bvae.build import load
 from pyro_bvae.evaluation import encode_data
 from pyro_bvae.plots import class_means, traversals
@@ -55,7 +55,10 @@ def run_one(w: float, alpha: float, args: argparse.Namespace) -> Run:
         seed=args.seed,
         device=args.device,
     )
-    run = train(config, Path(args.out) / f"w{w:g}-alpha{alpha:g}-seed{args.seed}")
+    out = Path(args.out) / f"w{w:g}-alpha{alpha:g}-seed{args.seed}"
+    if (out / "metrics.json").exists():
+        return load_run(out)
+    run = train(config, out)
     draw(run)
     return run
 
@@ -106,7 +109,7 @@ def main() -> None:
         m = run.metrics
         seconds = m["training_seconds"] / len(run.history)
         print(
-            f"{w:4g} {alpha:6g} {m['log_px_z']:10.1f} {m['kl']:8.2f} {m.get('divergence', np.nan):8.4f} "
+            f"{w:4g} {alpha:6g} {m['log_px_z']:10.1f} {m['kl']:8.2f} {m['divergence']:8.4f} "
             f"{m['hoyer']:8.3f} ({m['hoyer_null']:.3f}, {m['hoyer_prior']:.3f}) {seconds:16.1f}",
             flush=True,
         )

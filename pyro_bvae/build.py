@@ -6,18 +6,20 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyro
 import torch
 from torch import Tensor, nn
 
 from . import likelihoods, networks, priors
 from .config import Config
-from .datasets import Data, load_dataset, to_float
+from .datasets import Data, load_dataset
 from .divergences import DIVERGENCES
 from .elbo import CapacityELBO, DecompositionELBO, TermsELBO
 from .schedules import Schedule, linear
@@ -25,6 +27,8 @@ from .training import steps_per_epoch
 from .vae import VAE
 
 _BLOCK = 4096  # rows of a file scanned at a time
+_HELD_BYTES = 1 << 30  # data on disk up to this size are read once
+_LEAST_STEPS = 2000  # of a training on data of one's own, whatever its size
 _ROWS_FOR_PRIOR = 10_000  # of data read lazily, for priors that start at the data
 
 
@@ -50,12 +54,13 @@ def build(config: Config) -> Built:
     config = config.resolved()
     train, test = load(config)
     config = _resolve_by_data(config, train)
+    _check_values(config, train, test)
     n_classes = max(train.n_classes, test.n_classes) if config.conditional else 0
     if config.conditional and not n_classes:
         raise ValueError("--conditional needs labels; the data set has none. Leave it out.")
     vae = make_vae(config, train.x_shape, n_classes, x=train.x).to(device)
-    _check_on_batch(vae, config, train, device)
     objective = make_objective(config, len(train))
+    _check_on_batch(vae, objective, config, train, device)
     schedules = make_schedules(config, total_steps(config, len(train)))
     transform = torch.bernoulli if config.binarize == "dynamic" else None
     return Built(config, train, test, vae, objective, schedules, transform)
@@ -84,8 +89,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def load(config: Config) -> tuple[Data, Data]:
-    """The data sets of ``config``, train and test."""
-    return load_dataset(
+    """The data sets of ``config``, train and test; what is small enough is held in memory."""
+    train, test = load_dataset(
         config.dataset,
         data_dir=config.data_dir,
         download=config.download,
@@ -94,6 +99,13 @@ def load(config: Config) -> tuple[Data, Data]:
         test_fraction=config.test_fraction,
         seed=config.seed,
     )
+    return _hold(train), _hold(test)
+
+
+def _hold(data: Data) -> Data:
+    if data.resident or math.prod(data.x.shape) * data.x.dtype.itemsize > _HELD_BYTES:
+        return data
+    return dataclasses.replace(data, x=data.batch(np.arange(len(data))))
 
 
 def _resolve_by_data(config: Config, train: Data) -> Config:
@@ -108,20 +120,36 @@ def _resolve_by_data(config: Config, train: Data) -> Config:
     likelihood = config.likelihood or missing["likelihood"]
     if config.likelihood_scale is None and likelihood in ("normal", "laplace"):
         missing["likelihood_scale"] = "0.1" if images else "learned"
-    config = dataclasses.replace(config, **missing)
-    bounded = config.likelihood in ("bernoulli", "continuous-bernoulli")
-    if train.x.dtype != np.uint8 and (bounded or not train.resident):
-        low, high = _range(train)
-        if bounded and (low < 0 or high > 1):
-            raise ValueError(
-                f"--likelihood {config.likelihood} needs data in [0, 1]; got values from "
-                f"{low:g} to {high:g}. Rescale the data, or use --likelihood normal."
-            )
-    if config.binarize != "none" and train.x.dtype != np.uint8:
+    if config.latent_dim is None:
+        missing["latent_dim"] = min(10, math.prod(train.x_shape))
+    if config.steps is None and config.epochs is None:
+        an_epoch = steps_per_epoch(len(train), config.batch_size or len(train))
+        missing["epochs"] = max(20, -(-_LEAST_STEPS // an_epoch))
+    return dataclasses.replace(config, **missing).resolved()
+
+
+def _check_values(config: Config, train: Data, test: Data) -> None:
+    """Floats must be finite, and in [0, 1] where they are images or the likelihood wants it."""
+    if train.x.dtype == np.uint8:
+        return
+    if config.binarize != "none":
         raise ValueError(
             f"--binarize needs images of whole grey values (uint8); got {train.x.dtype}."
         )
-    return config
+    low, high = _range(train)
+    test_low, test_high = _range(test)
+    low, high = min(low, test_low), max(high, test_high)
+    bounded = config.likelihood in ("bernoulli", "continuous-bernoulli")
+    if (bounded or len(train.x_shape) == 3) and (low < 0 or high > 1):
+        what = (
+            f"--likelihood {config.likelihood} needs data"
+            if bounded
+            else "--dataset: images must lie"
+        )
+        raise ValueError(
+            f"{what} in [0, 1]; got values from {low:g} to {high:g}. Divide by 255, save grey values as "
+            "uint8, or use --likelihood normal for data that are no images."
+        )
 
 
 def _range(data: Data) -> tuple[float, float]:
@@ -132,7 +160,7 @@ def _range(data: Data) -> tuple[float, float]:
         if not np.isfinite(x).all():
             row = start + int(np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))[0])
             raise ValueError(
-                f"--dataset: values must be finite; got NaN or infinity, first in training row {row}. "
+                f"--dataset: values must be finite; got NaN or infinity, first in row {row}. "
                 "Remove or fill those rows."
             )
         low, high = min(low, float(x.min())), max(high, float(x.max()))
@@ -220,11 +248,15 @@ def make_objective(config: Config, n_train: int) -> TermsELBO:
     return DecompositionELBO(alpha, make_divergence(config, name, n_train), **particles)
 
 
-def make_divergence(config: Config, name: str | None, n_train: int) -> Callable[..., Tensor] | None:
-    """D by its key, with the configuration's estimator."""
+def make_divergence(
+    config: Config, name: str | None, n_train: int, n_samples: int | None = None
+) -> Callable[..., Tensor] | None:
+    """D by its key, with the configuration's estimator; ``n_samples`` of the prior where it draws any."""
     if name is None:
         return None
     options: dict[str, Any] = {}
+    if name == "inclusive-kl" and n_samples is not None:
+        options["n_samples"] = n_samples
     if name in ("exclusive-kl", "total-correlation"):
         options["dataset_size"] = n_train
         if config.estimator is not None:
@@ -269,17 +301,13 @@ def _find(name: str | None, known: dict[str, Any], option: str) -> Any:
     return found
 
 
-def _check_on_batch(vae: VAE, config: Config, train: Data, device: torch.device) -> None:
+def _check_on_batch(
+    vae: VAE, objective: TermsELBO, config: Config, train: Data, device: torch.device
+) -> None:
+    """Run a few rows through the model and the objective; nothing is changed by it."""
     rows = np.arange(min(len(train), 4))
-    x = to_float(torch.from_numpy(np.array(train.batch(rows)))).to(device)
-    if not torch.isfinite(x).all():
-        raise ValueError(
-            "the data must be finite; got NaN or infinity in its first rows. Clean them."
-        )
-    labels = None
-    if vae.n_classes:
-        assert train.labels is not None
-        labels = torch.from_numpy(np.array(train.labels[rows])).to(device)
+    x, labels = train.tensors(rows, device)
+    labels = labels if vae.n_classes else None
     try:
         vae.check(x, labels)
     except ValueError as error:
@@ -289,6 +317,15 @@ def _check_on_batch(vae: VAE, config: Config, train: Data, device: torch.device)
             f"{error} They come from --network {config.network} and --prior {config.prior}; "
             "--network mlp takes any x."
         ) from error
+    if len(rows) < 2:
+        return
+    vae.eval()
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        pyro.get_param_store().scope(),
+    ):
+        objective.loss(vae.model, vae.guide, x, labels)
+    vae.train()
 
 
 def _line(error: Exception) -> str:

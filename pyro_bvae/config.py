@@ -77,7 +77,9 @@ class Config:
     )
     alpha_warmup: float = _option(0.0, "Share of training over which alpha rises from 0.")
     divergence: str | None = _option(
-        None, "D [default: inclusive-kl up to 5 latents, mmd-per-dim above].", DIVERGENCES
+        None,
+        "D; at alpha 0 only measured [default: inclusive-kl up to 5 latents, mmd-per-dim above].",
+        DIVERGENCES,
     )
     estimator: str | None = _option(
         None, "Estimator of q(z) for exclusive-kl [batch] and total-correlation [mss].", ESTIMATORS
@@ -179,9 +181,7 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
         "image_size": 32, "epochs": 10, "batch_size": 500, "lr": 5e-4, "amsgrad": True,
     },
 }  # fmt: skip
-_OWN_DATA: dict[str, Any] = {
-    "latent_dim": 10, "epochs": 20, "batch_size": 64, "lr": 1e-3, "amsgrad": False,
-}  # fmt: skip
+_OWN_DATA: dict[str, Any] = {"batch_size": 64, "lr": 1e-3, "amsgrad": False}  # fmt: skip
 
 
 def default_divergence(latent_dim: int) -> str:
@@ -284,8 +284,12 @@ def _check_together(config: Config) -> None:
          f"--gamma needs --beta 1, since gamma weighs the KL; got --beta {c.beta}. Leave --beta out."),
         (c.gamma is not None and (c.alpha > 0 or c.beta_tc is not None),
          "--gamma and a divergence exclude each other. Leave out --alpha and --beta-tc, or --gamma."),
-        (c.divergence is not None and c.alpha == 0,
-         f"--divergence {c.divergence} has no effect at --alpha 0. Give --alpha, e.g. --alpha 1."),
+        (c.alpha_warmup > 0 and c.alpha == 0,
+         f"--alpha-warmup {c.alpha_warmup:g} needs --alpha > 0. Give --alpha, e.g. --alpha 1."),
+        (c.gamma is None and (c.penalty, c.reduction, c.capacity_ramp) != ("absolute", "batch", 1 / 3),
+         "--penalty, --reduction and --capacity-ramp need --gamma and --capacity. Give both, or none."),
+        (c.gamma is not None and c.beta_warmup not in (0, 2 / 3),
+         f"--beta-warmup {c.beta_warmup:g} has no effect beside --gamma, whose beta is 1. Leave it out."),
         (c.beta_tc is not None and (c.alpha > 0 or c.beta != 1 or c.divergence is not None),
          "--beta-tc sets alpha, beta and the divergence itself. Leave out --alpha, --beta and --divergence."),
         (c.estimator is not None and c.beta_tc is None

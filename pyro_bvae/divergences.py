@@ -39,15 +39,15 @@ def inclusive_kl(
     Args:
         q_z: posteriors, batch_shape ``(B,)``.
         p_z: prior.
-        z: unused.
-        n_samples: fresh samples of the prior, B by default.
+        z: only its length is used.
+        n_samples: fresh samples of the prior, as many as z by default.
 
     Returns:
         Tensor ``()``.
 
     References: Mathieu 2019, section 5, https://arxiv.org/abs/1812.02833
     """
-    n = n_samples or q_z.batch_shape[0]
+    n = n_samples or len(z)
     if p_z.has_rsample:
         z_p = p_z.rsample((n,))
         log_p = p_z.log_prob(z_p)
@@ -73,7 +73,7 @@ def exclusive_kl(
     Args:
         q_z: posteriors, batch_shape ``(B,)``.
         p_z: prior.
-        z: one sample of each posterior, ``(B, latent_dim)``.
+        z: one sample each of the first n <= B posteriors, ``(n, latent_dim)``.
         estimator: of q(z): ``"batch"``, all B components (biased up); ``"leave_one_out"``, the others
             only (biased down, needs B >= 2); ``"mss"``, own component 1/N, others sharing 1 - 1/N
             (unbiased for q, Chen 2018 with the odd one out spread evenly).
@@ -82,7 +82,7 @@ def exclusive_kl(
     Returns:
         Tensor ``()``.
     """
-    log_weights = _log_weights(z, estimator, dataset_size)
+    log_weights = _log_weights(q_z, z, estimator, dataset_size)
     return (log_mixture(q_z, z, log_weights) - p_z.log_prob(z)).mean()
 
 
@@ -106,17 +106,25 @@ def total_correlation(
 
     References: Chen 2018, https://arxiv.org/abs/1802.04942
     """
-    log_weights = _log_weights(z, estimator, dataset_size)
     base = getattr(q_z, "base_dist", None)
-    if base is None or base.batch_shape != z.shape:
+    if base is None or base.batch_shape[1:] != z.shape[1:] or base.event_shape:
         raise TypeError(
             f"total_correlation: the posterior must be a product over latents, such as "
             f"Normal(loc, scale).to_event(1); got {type(q_z).__name__}. Use exclusive-kl or mmd."
         )
-    log_q_d = base.log_prob(z.unsqueeze(1))  # (B, B, D)
+    log_weights = _log_weights(q_z, z, estimator, dataset_size)
+    if isinstance(base, torch.distributions.Normal):
+        joint: Tensor = _LogMixture.apply(z, base.loc, base.scale, log_weights)
+        # One latent after another, so that no n x B x D tensor is held.
+        for d in range(z.shape[1]):
+            one = slice(d, d + 1)
+            joint = joint - _LogMixture.apply(
+                z[:, one], base.loc[:, one], base.scale[:, one], log_weights
+            )
+        return joint.mean()
+    log_q_d = base.log_prob(z.unsqueeze(1))  # (n, B, D)
     joint = torch.logsumexp(log_q_d.sum(-1) + log_weights, 1)
-    product = torch.logsumexp(log_q_d + log_weights.unsqueeze(-1), 1).sum(-1)
-    return (joint - product).mean()
+    return (joint - torch.logsumexp(log_q_d + log_weights.unsqueeze(-1), 1).sum(-1)).mean()
 
 
 def mmd(
@@ -193,30 +201,37 @@ def log_mixture(q_z: TorchDistributionMixin, z: Tensor, log_weights: Tensor) -> 
     return torch.logsumexp(q_z.log_prob(z.unsqueeze(1)) + log_weights, 1)
 
 
-def _log_weights(z: Tensor, estimator: str, dataset_size: int | None) -> Tensor:
-    """Log mixture weights of component j for sample i, ``(B, B)``, rows summing to 1."""
-    n = len(z)
-    eye = torch.eye(n, dtype=torch.bool, device=z.device)
+def _log_weights(
+    q_z: TorchDistributionMixin, z: Tensor, estimator: str, dataset_size: int | None
+) -> Tensor:
+    """Log mixture weights of component j for sample i, ``(n, B)``, rows summing to 1.
+
+    ``()`` where they are all equal, since n x B weights can be larger than everything else.
+    """
+    batch = q_z.batch_shape[0]
     if estimator == "batch":
-        own, other = 1 / n, 1 / n
+        own, other = 1 / batch, 1 / batch
     elif estimator == "leave_one_out":
-        if n < 2:
+        if batch < 2:
             raise ValueError(
                 "leave_one_out: the batch must have at least 2 rows; got 1. Use estimator='batch'."
             )
-        own, other = 0.0, 1 / (n - 1)
+        own, other = 0.0, 1 / (batch - 1)
     elif estimator == "mss":
-        if dataset_size is None or dataset_size < n:
+        if dataset_size is None or dataset_size < batch:
             raise ValueError(
-                f"mss: dataset_size must be the number of training rows, at least the batch's {n}; "
+                f"mss: dataset_size must be the number of training rows, at least the batch's {batch}; "
                 f"got {dataset_size}."
             )
-        own = 1 / dataset_size if n > 1 else 1.0  # a batch of one stands for all the data
-        other = (1 - own) / max(1, n - 1)
+        own = 1 / dataset_size if batch > 1 else 1.0  # a batch of one stands for all the data
+        other = (1 - own) / max(1, batch - 1)
     else:
         raise ValueError(f"estimator must be 'batch', 'leave_one_out' or 'mss'; got {estimator!r}.")
     log_own = math.log(own) if own else -math.inf
     log_other = math.log(other) if other else -math.inf
+    if own == other:
+        return z.new_tensor(log_own)
+    eye = torch.eye(len(z), batch, dtype=torch.bool, device=z.device)
     return torch.where(eye, z.new_tensor(log_own), z.new_tensor(log_other))
 
 

@@ -181,6 +181,7 @@ class TermsELBO(TraceMeanField_ELBO):
                 check_fully_reparametrized(guide_site)
             log_q = guide_site["unscaled_log_prob"]
             if name not in model_trace.nodes:  # an auxiliary site of the guide
+                self.monte_carlo_sites += (name,)
                 yield guide_site, log_q
                 continue
             model_site = model_trace.nodes[name]
@@ -324,7 +325,8 @@ class CapacityELBO(TermsELBO):
         capacity: C >= 0 in nats; settable, usually by `fit(..., schedules={"capacity": linear(...)})`.
         penalty: ``"absolute"`` or ``"relu"``.
         reduction: ``"batch"``, the penalty of the batch-mean KL: what Burgess's authors describe; or
-            ``"example"``, the mean of each example's penalty, which also narrows the KL's spread.
+            ``"example"``, the mean of each example's penalty, which also narrows the KL's spread and
+            needs a KL in closed form.
         **options: of Pyro's ELBO.
 
     Raises:
@@ -358,6 +360,12 @@ class CapacityELBO(TermsELBO):
 
     def _combine(self, parts: Parts) -> Tensor:
         kl = parts.terms.kl
+        if self.reduction == "example" and self.monte_carlo_sites:
+            # The penalty is convex: the noise of a one-sample KL would count as excess.
+            raise ValueError(
+                "CapacityELBO: reduction 'example' needs a KL in closed form; site "
+                f"{self.monte_carlo_sites[0]!r} has none. Use reduction='batch', or a Gaussian prior."
+            )
         excess = (kl.mean() if self.reduction == "batch" else kl) - self.__dict__["_capacity"].to(
             kl.dtype
         )

@@ -7,22 +7,21 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from .datasets import Data, to_float
-from .elbo import DecompositionELBO
+from .datasets import Data
 from .metrics import cluster_scores, hoyer
 from .vae import VAE
 
 ACTIVE_NATS = 0.01
 """A latent carrying less than this, on average, is inactive."""
+ACTIVE_VARIANCE = 0.01
+"""Where the KL does not split over latents: one whose posterior means vary less is inactive."""
 _BATCH = 500
-_BLOCK = 1 << 23  # elements of one block of log q(z_i|x_j)
 
 
 class Codes(NamedTuple):
@@ -31,38 +30,42 @@ class Codes(NamedTuple):
     loc: Tensor  # (n, latent_dim): posterior means
     scale: Tensor  # (n, latent_dim): posterior standard deviations
     z: Tensor  # (n, latent_dim): one sample each
-    log_px_z: Tensor  # (n,) nats
-    kl: Tensor  # (n,) nats
+    log_px_z: Tensor  # (n,) nats, at z
+    kl: Tensor  # (n,) nats; at z where it is not in closed form
     kl_per_latent: Tensor | None  # (latent_dim,) nats; None where it does not split
     kl_closed_form: bool
+    diagonal: bool  # loc and scale say all: the posteriors are diagonal Normals
 
 
 def encode_data(vae: VAE, data: Data, transform: Callable[[Tensor], Tensor] | None = None) -> Codes:
     """Posteriors and ELBO terms of every row, in evaluation mode and batches, at beta = 1."""
-    objective = DecompositionELBO()
     parts: list[tuple[Tensor, ...]] = []
     split: list[Tensor | None] = []
+    closed = diagonal = True
     training = vae.training
     vae.eval()
     try:
-        # A store of its own, as in `fit`: names left in the global one would shadow a later model's.
-        with torch.no_grad(), pyro.get_param_store().scope():
+        with torch.no_grad():
             p_z = vae.p_z()
             for x, labels in _batches(vae, data, transform):
-                terms = objective.terms(vae.model, vae.guide, x, labels)
                 q_z = vae.q_z(x, labels)
-                parts.append(
-                    (q_z.mean, q_z.variance.sqrt(), q_z.sample(), terms.log_px_z, terms.kl)
-                )
+                z = q_z.sample()
+                try:
+                    kl = kl_divergence(q_z, p_z)
+                except NotImplementedError:
+                    kl, closed = q_z.log_prob(z) - p_z.log_prob(z), False
+                log_px_z = vae.p_x(z, labels).log_prob(x)
+                parts.append((q_z.mean, q_z.variance.sqrt(), z, log_px_z, kl))
                 split.append(_kl_per_latent(q_z, p_z))
-            closed = not objective.monte_carlo_sites
+                base = getattr(q_z, "base_dist", None)
+                diagonal &= isinstance(base, torch.distributions.Normal)
     finally:
         vae.train(training)
     loc, scale, z, log_px_z, kl = (torch.cat(group) for group in zip(*parts, strict=True))
     per_latent = None
     if all(part is not None for part in split):
         per_latent = torch.stack([part for part in split if part is not None]).sum(0) / len(data)
-    return Codes(loc, scale, z, log_px_z, kl, per_latent, closed)
+    return Codes(loc, scale, z, log_px_z, kl, per_latent, closed, diagonal)
 
 
 def evaluate(
@@ -103,7 +106,8 @@ def evaluate(
         ):
             out[name] = values.mean().item()
             out[f"{name}_se"] = _standard_error(values)
-        out["kl_sd"] = codes.kl.std(correction=0).item()
+        # Over x; of one-sample estimates it would be mostly their noise.
+        out["kl_sd"] = codes.kl.std(correction=0).item() if codes.kl_closed_form else None
         out["kl_estimator"] = "closed form" if codes.kl_closed_form else "Monte Carlo, 1 sample"
         out["posterior_scale"] = codes.scale.mean().item()
         if divergence is not None:
@@ -114,79 +118,81 @@ def evaluate(
 
 
 def aggregate_divergence(
-    vae: VAE,
-    codes: Codes,
-    divergence: Callable[..., Tensor],
-    n_samples: int = 20_000,
-    max_rows: int = 2_000,
+    vae: VAE, codes: Codes, divergence: Callable[..., Tensor], max_rows: int = 2_000
 ) -> dict[str, Any]:
-    """D(q(z), p(z)) with all the data as components, not a batch.
+    """D(q(z), p(z)) with all the rows as components of q(z), not a batch.
 
-    inclusive_kl uses every posterior and up to ``n_samples`` prior samples, in blocks; divergences that
-    compare rows with rows use ``max_rows`` of them (MMD is unbiased at any number; the KLs are not, and
-    the count returned says how many components they saw).
+    ``divergence`` sees every posterior and samples z of ``max_rows`` of them. MMD is unbiased at any
+    number; an estimate of a KL with M components cannot exceed log M and is mostly bias once the rate
+    does.
 
     Returns:
-        ``divergence`` and ``divergence_components``.
+        ``divergence``, None where the posteriors are not diagonal Normals; ``divergence_components``,
+        M; ``rate_minus_log_components``, nats.
     """
-    function = getattr(divergence, "func", divergence)
-    p_z = vae.p_z()
-    n, latent_dim = codes.loc.shape
-    q_z = dist.Normal(codes.loc, codes.scale).to_event(1)
-    if getattr(function, "__name__", "") == "inclusive_kl":
-        block = max(1, _BLOCK // (n * latent_dim))
-        n_samples = min(n_samples, max(1000, 64 * block))
-        counts = [min(block, n_samples - start) for start in range(0, n_samples, block)]
-        values = [divergence(q_z, p_z, codes.z, n_samples=k).item() * k for k in counts]
-        return {"divergence": sum(values) / n_samples, "divergence_components": n}
-    rows = torch.randperm(n)[:max_rows].sort().values.to(codes.loc.device)
-    if getattr(function, "__name__", "") in ("exclusive_kl", "total_correlation"):
-        rows = rows[:500]
-    part = dist.Normal(codes.loc[rows], codes.scale[rows]).to_event(1)
-    value = divergence(part, p_z, codes.z[rows]).item()
-    return {"divergence": value, "divergence_components": len(rows)}
+    n = len(codes.loc)
+    out = {
+        "divergence": None,
+        "divergence_components": n,
+        "rate_minus_log_components": codes.kl.mean().item() - math.log(n),
+    }
+    if codes.diagonal:
+        order = torch.randperm(n).to(codes.loc.device)
+        q_z = dist.Normal(codes.loc[order], codes.scale[order]).to_event(1)
+        out["divergence"] = divergence(q_z, vae.p_z(), codes.z[order[:max_rows]]).item()
+    return out
 
 
 def diagnose(metrics: dict[str, Any], config: Any) -> list[str]:
     """What a colleague would say on seeing the numbers: empty where nothing is amiss."""
     says: list[str] = []
-    per_latent = metrics.get("kl_per_latent") or []
-    idle = sum(value < ACTIVE_NATS for value in per_latent)
+    capacity = config.gamma is not None
+    # What frees the code, and what sorts it into components, by the options in play.
+    if capacity:
+        freer = sorter = "raise capacity"
+    elif config.beta_tc is not None:
+        freer = sorter = "lower beta_tc"
+    else:
+        freer = "lower beta" if config.beta > 0 else ""
+        sorter = "raise alpha or lower beta" if config.beta > 0 else "raise alpha"
+    idle = metrics["latents"] - metrics["active_units"]
     if idle:
-        remedy = "raise capacity or " if config.gamma is not None else "lower beta or "
-        remedy = "" if config.gamma is None and config.beta == 0 else remedy
+        remedy = f"{freer} or use fewer latents" if freer else "use fewer latents"
+        says.append(f"{idle} of {metrics['latents']} latents {metrics['idle_means']}: {remedy}.")
+    says += _diagnose_clusters(metrics, sorter)
+    bias = {what: metrics.get(f"rate_minus_log_{what}") or 0 for what in ("batch", "components")}
+    kl_names = ("inclusive-kl", "exclusive-kl", "total-correlation")
+    if max(bias.values()) > 1 and metrics.get("divergence_name") in kl_names:
+        larger = ", or a larger batch" if bias["batch"] > 1 else ""
         says.append(
-            f"{idle} of {len(per_latent)} latents carry < {ACTIVE_NATS} nats: {remedy}use fewer latents."
+            f"D is dominated by its bias (rate - log of its components = {max(bias.values()):.1f} nats > "
+            f"1): use --divergence mmd-per-dim{larger}."
         )
-    says += _diagnose_clusters(metrics)
-    bias = metrics.get("rate_minus_log_batch")
-    if bias is not None and bias > 1 and config.divergence in ("inclusive-kl", "exclusive-kl"):
+    below = capacity and metrics["kl"] < 0.9 * config.capacity - 1
+    if below and config.penalty == "relu":
         says.append(
-            f"D is dominated by its bias (rate - log batch = {bias:.1f} nats > 1): use --divergence "
-            "mmd-per-dim, or a larger batch."
+            f"C has no effect: the KL is {metrics['kl']:.1f} nats, below C = {config.capacity:g}, where "
+            "the one-sided penalty is 0: lower C, or use --penalty absolute."
         )
-    if config.gamma is not None and metrics["kl"] < 0.9 * config.capacity - 1:
+    elif below:
         says.append(
-            f"C has no effect: the KL is {metrics['kl']:.1f} nats, well below C = {config.capacity:g}: "
-            "train longer, or lower C."
+            f"The KL, {metrics['kl']:.1f} nats, has not reached C = {config.capacity:g}: train longer, "
+            "raise gamma, or lower C."
         )
     return says
 
 
-def _diagnose_clusters(metrics: dict[str, Any]) -> list[str]:
+def _diagnose_clusters(metrics: dict[str, Any], remedy: str) -> list[str]:
     if "purity" not in metrics or metrics["purity"] >= 0.95:
         return []
     classes, components = metrics["classes"], metrics["components"]
-    if components < classes:
-        return [f"The prior has {components} components for {classes} classes: raise n_components."]
     if metrics["components_used"] < min(classes, components):
         return [
-            f"{classes} classes share {metrics['components_used']} of {components} components: raise "
-            "alpha or lower beta."
+            f"{classes} classes share {metrics['components_used']} of {components} components: {remedy}."
         ]
-    return [
-        f"Classes share components (purity {metrics['purity']:.2f}): raise alpha or lower beta."
-    ]
+    if components < classes:
+        return [f"The prior has {components} components for {classes} classes: raise n_components."]
+    return [f"Classes share components (purity {metrics['purity']:.2f}): {remedy}."]
 
 
 def vae_device(vae: VAE) -> torch.device:
@@ -200,11 +206,8 @@ def _batches(
     device = vae_device(vae)
     for start in range(0, len(data), _BATCH):
         rows = np.arange(start, min(start + _BATCH, len(data)))
-        x = to_float(torch.from_numpy(np.array(data.batch(rows))).to(device))
-        labels = None
-        if vae.n_classes and data.labels is not None:
-            labels = torch.from_numpy(np.array(data.labels[rows])).to(device)
-        yield x if transform is None else transform(x), labels
+        x, labels = data.tensors(rows, device)
+        yield x if transform is None else transform(x), labels if vae.n_classes else None
 
 
 def _kl_per_latent(q_z: TorchDistributionMixin, p_z: TorchDistributionMixin) -> Tensor | None:
@@ -225,11 +228,16 @@ def _standard_error(values: Tensor) -> float:
 
 
 def _latents(vae: VAE, codes: Codes) -> dict[str, Any]:
-    out: dict[str, Any] = {"kl_per_latent": None}
+    latents = codes.loc.shape[1]
+    out: dict[str, Any] = {"latents": latents, "kl_per_latent": None}
     if codes.kl_per_latent is not None:
         out["kl_per_latent"] = codes.kl_per_latent.tolist()
-        out["active_units"] = int((codes.kl_per_latent > ACTIVE_NATS).sum())
-    if codes.loc.shape[1] > 2:
+        active, out["idle_means"] = codes.kl_per_latent > ACTIVE_NATS, f"carry < {ACTIVE_NATS} nats"
+    else:
+        active = codes.loc.var(0, correction=0) > ACTIVE_VARIANCE
+        out["idle_means"] = f"do not move with x (variance of posterior means < {ACTIVE_VARIANCE})"
+    out["active_units"] = int(active.sum())
+    if latents > 2:
         score = hoyer(codes.loc.cpu().numpy())
         out["hoyer"], out["hoyer_null"] = score.value, score.details["null"]
         out["hoyer_prior"] = hoyer(vae.p_z().sample((10_000,)).cpu().numpy()).value

@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from .datasets import Data, to_float
+from .datasets import Data
 from .evaluation import Codes
 from .training import Record
 from .vae import VAE
@@ -67,21 +67,22 @@ def _figures(vae: VAE, train: Data, test: Data, codes: Codes) -> dict[str, Any]:
         figures["samples"] = plots.samples(
             _samples(vae, n, drawn), reference=shown if points else None
         )
-    if codes.loc.shape[1] >= 2:
+    if codes.loc.shape[1] >= 2 and codes.diagonal:
         figures["aggregate_posterior"] = _aggregate(vae, test, codes)
     return figures
 
 
-def _samples_by_class(vae: VAE, rows: int = 8, most: int = 10) -> Any:
+def _samples_by_class(vae: VAE, n: int = 80, most: int = 10) -> Any:
     """One z a row, one class a column: what the latents hold once the label is given."""
     from . import plots
 
     columns = min(vae.n_classes, most)
+    rows = max(1, min(8, n // columns))
     z = vae.p_z().sample((rows,)).repeat_interleave(columns, 0)
     labels = torch.arange(columns, device=z.device).repeat(rows)
     x = _numpy(vae.p_x(z, labels).mean)
     names = [f"class {k}" for k in range(columns)]
-    title = "samples from the prior: one z a row, its label changed"
+    title = "samples, label by column"
     return plots.traversals(
         x.reshape(rows, columns, *x.shape[1:]), [f"draw {i}" for i in range(rows)], names, title
     )
@@ -106,18 +107,22 @@ def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: i
         raise OSError(
             f"--out must lie where one can write; got {path} ({error.strerror}). Choose another place."
         ) from error
+    from . import plots
+
     with _own_noise(vae, seed):
         labels = _labels_in_turn(vae, n, next(vae.parameters()).device)
         if labels is not None and label is not None:
             labels = torch.full_like(labels, label)
         x = _samples(vae, n, labels)
-    if path.suffix == ".npz":
-        arrays: dict[str, Any] = {"x": x} if labels is None else {"x": x, "labels": _numpy(labels)}
-        np.savez_compressed(path, **arrays)
-        return
-    from . import plots
-
-    plots.samples(x).savefig(path, dpi=150)
+        if path.suffix == ".npz":
+            arrays: dict[str, Any] = {"x": x}
+            if labels is not None:
+                arrays["labels"] = _numpy(labels)
+            np.savez_compressed(path, **arrays)
+        elif labels is not None and label is None and x.ndim == 4:
+            _samples_by_class(vae, n).savefig(path, dpi=150)
+        else:
+            plots.samples(x).savefig(path, dpi=150)
 
 
 def _aggregate(vae: VAE, test: Data, codes: Codes) -> Any:
@@ -184,8 +189,8 @@ def _own_noise(vae: VAE, seed: int) -> Iterator[None]:
 
 
 def _data(data: Data, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    x = to_float(torch.from_numpy(np.array(data.batch(rows)))).numpy()
-    return x, None if data.labels is None else np.array(data.labels[rows])
+    x, labels = data.tensors(rows)
+    return x.numpy(), None if labels is None else labels.numpy()
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

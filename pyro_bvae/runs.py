@@ -10,6 +10,7 @@ figures/          pictures
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -85,10 +86,11 @@ def train(
         ValueError, TypeError, FileNotFoundError, FileExistsError: before any work.
         FloatingPointError, KeyboardInterrupt: training stopped early.
     """
-    path = _choose_path(config, out)
+    if out is not None:
+        _check_out(Path(out))
     pyro.set_rng_seed(config.seed)
     built = build(config)
-    _make_directory(path)
+    path = _make_directory(config, out)
     _write_json(path / "config.json", built.config.to_dict())
     _write_json(path / "environment.json", _environment(built.vae))
     writer = _Writer(path, built)
@@ -185,8 +187,12 @@ class _Writer:
         self.saved = time.monotonic()
         state = cast(TrainingState, self.state)
         weights = state.vae.state_dict()
-        if not all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point()):
+        # A buffer may be infinite by right (the log-odds of weight 0), never NaN.
+        finite = all(torch.isfinite(p).all() for p in state.vae.parameters())
+        if not finite or any(torch.isnan(w).any() for w in weights.values()):
             return
+        device = vae_device(state.vae)
+        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         checkpoint = {
             "format": FORMAT,
             "vae": weights,
@@ -197,6 +203,7 @@ class _Writer:
             "n_classes": state.vae.n_classes,
             "data_order": state.generator.get_state(),
             "noise": torch.get_rng_state(),
+            "noise_cuda": cuda,
         }
         temporary = self.path / "checkpoint.pt.new"
         torch.save(checkpoint, temporary)
@@ -231,31 +238,35 @@ def _finish(path: Path, built: Built, history: list[Record]) -> None:
     name = c.divergence or default_divergence(cast(int, c.latent_dim))
     if c.beta_tc is not None:
         name = "total-correlation"
-    divergence = make_divergence(c, name, len(built.test))
+    n = len(built.test)
+    # Up to 20,000 samples of the prior, as many as a few seconds allow.
+    samples = max(1000, min(20_000, 10**9 // (n * cast(int, c.latent_dim))))
+    divergence = make_divergence(c, name, n, samples)
     torch.manual_seed(c.seed)
     codes = encode_data(built.vae, built.test, built.transform)
     metrics = evaluate(built.vae, built.test, divergence=divergence, codes=codes, seed=c.seed)
     metrics |= {"format": FORMAT, "divergence_name": name, "beta": built.vae.beta}
+    if len(built.train.x_shape) == 3:  # Higgins 2017's normalised beta
+        pixels = math.prod(built.train.x_shape)
+        metrics["beta_norm"] = built.vae.beta * cast(int, c.latent_dim) / pixels
     metrics["rate_minus_log_batch"] = history[-1].get("rate_minus_log_batch")
+    metrics["bound_on"] = "log p(x|y)" if built.vae.n_classes else "log p(x)"
     metrics["diagnosis"] = diagnose(metrics, c)
     metrics["training_seconds"] = sum(record["seconds"] for record in history)
     _write_json(path / "metrics.json", metrics)
     write_figures(path / "figures", built.vae, built.train, built.test, codes, history)
 
 
-def _choose_path(config: Config, out: str | Path | None) -> Path:
-    if out is None:
-        prior = config.prior.replace(":", "-").replace(".", "-")
-        stem = f"{Path(config.dataset).stem or 'data'}-{prior}"
-        n = 1
-        while (path := Path("runs") / f"{stem}-{n}").exists():
-            n += 1
-    else:
-        path = Path(out)
+def _check_out(path: Path) -> None:
+    """Refuse a place that holds something or cannot be written, before any work."""
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise FileExistsError(
             f"--out must be a new or empty directory; {path} is not. Choose another name."
         )
+    _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
     parent = path
     while not parent.exists():
         parent = parent.parent
@@ -263,11 +274,24 @@ def _choose_path(config: Config, out: str | Path | None) -> Path:
         raise PermissionError(
             f"--out must lie where one can write; {parent} is not writable. Choose another place."
         )
-    return path
 
 
-def _make_directory(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True)
+def _make_directory(config: Config, out: str | Path | None) -> Path:
+    """The run directory, made; without a name the next free number, which nobody else can take."""
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        return Path(out)
+    prior = config.prior.replace(":", "-").replace(".", "-")
+    stem = f"{Path(config.dataset).stem or 'data'}-{prior}"
+    _check_writable(Path("runs"))
+    for n in itertools.count(1):
+        path = Path("runs") / f"{stem}-{n}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("unreachable")
 
 
 def _environment(vae: VAE) -> dict[str, Any]:

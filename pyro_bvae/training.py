@@ -82,7 +82,7 @@ def fit(
         ``log_px_z``, ``kl``, ``elbo`` = log_px_z - kl (and ``divergence`` where alpha > 0), all per
         example in nats; the scheduled numbers as they stood at its last step; 1 or 0 for
         ``kl_monte_carlo``, a KL was estimated by samples, and ``divergence_detached``, D gave the prior
-        no gradient since it has no rsample; and ``rate_minus_log_batch`` = kl - log batch_size: above
+        no gradient since it has no rsample; and ``rate_minus_log_batch`` = kl - log batch: above
         about 1 nat, batch estimates of KL divergences are dominated by their bias. The vae is left in
         evaluation mode.
 
@@ -120,7 +120,8 @@ def fit(
                 if step == total:
                     break
             epoch += 1
-            record = tally.record(vae, step, epoch, time.perf_counter() - start, batch_size)
+            rows = min(batch_size, len(data))
+            record = tally.record(vae, step, epoch, time.perf_counter() - start, rows)
             history.append(record)
             state = TrainingState(vae, objective, optim, step, epoch, generator)
             for callback in callbacks:
@@ -266,7 +267,7 @@ class _Tally:
             self.counts[name] = self.counts.get(name, 0) + 1
         self.total_steps += 1
 
-    def record(self, vae: VAE, step: int, epoch: int, seconds: float, batch_size: int) -> Record:
+    def record(self, vae: VAE, step: int, epoch: int, seconds: float, batch: int) -> Record:
         """Means since the last call, which are then forgotten."""
         record: Record = {"step": step, "epoch": epoch, "seconds": round(seconds, 6)}
         record |= {name: total / self.counts[name] for name, total in self.sums.items()}
@@ -274,7 +275,7 @@ class _Tally:
         record["kl_monte_carlo"] = float(bool(self.objective.monte_carlo_sites))
         if "divergence" in record:
             record["divergence_detached"] = float(getattr(self.objective, "detached", False))
-            record["rate_minus_log_batch"] = record["kl"] - math.log(batch_size)
+            record["rate_minus_log_batch"] = record["kl"] - math.log(batch)
         record["beta"] = vae.beta
         for name in ("alpha", "gamma", "capacity"):
             if hasattr(self.objective, name):

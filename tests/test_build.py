@@ -27,7 +27,6 @@ from pyro_bvae.config import NETWORKS, PRIORS, Config
 from pyro_bvae.elbo import CapacityELBO, DecompositionELBO
 from pyro_bvae.likelihoods import LIKELIHOODS
 from pyro_bvae.training import fit
-from pyro_bvae.vae import VAE
 
 RNG = np.random.default_rng(0)
 SIDES = {"mlp": 8, "dcgan32": 32, "conv-bn": 32, "burgess": 32, "higgins64": 64}
@@ -154,8 +153,15 @@ def test_a_check_does_not_train(images, monkeypatch):
     (norm, *_) = (m for m in built.vae.modules() if isinstance(m, torch.nn.BatchNorm2d))
     assert built.vae.training and int(norm.num_batches_tracked) == 0
     assert torch.equal(norm.running_mean, torch.zeros(32))
+    pyro.clear_param_store()
+    pyro.param("mine", torch.tensor(3.0))
+    pyro.set_rng_seed(0)
+    build(config)
     drawn = torch.rand(1)
-    monkeypatch.setattr(VAE, "check", lambda *args: None)
+    store = pyro.get_param_store()
+    assert list(store.keys()) == ["mine"] and store["mine"].item() == 3
+    store.clear()
+    monkeypatch.setattr("pyro_bvae.build._check_on_batch", lambda *args: None)
     pyro.set_rng_seed(0)
     build(config)
     assert torch.equal(torch.rand(1), drawn), "the check used up random numbers"
@@ -168,7 +174,7 @@ def test_defaults_by_the_data(tmp_path, images):
     points, square = tmp_path / "points.npy", images(32)
     np.save(points, RNG.normal(size=(20, 3)).astype(np.float32))
     floats = tmp_path / "floats.npz"
-    np.savez(floats, x=RNG.normal(size=(20, 8, 8)).astype(np.float32))
+    np.savez(floats, x=RNG.uniform(size=(20, 8, 8)).astype(np.float32))
     for path, expected in (
         (str(points), ("mlp", "normal", "learned")),
         (images(8), ("mlp", "bernoulli", None)),
@@ -178,6 +184,40 @@ def test_defaults_by_the_data(tmp_path, images):
         c = build(Config(path)).config
         assert (c.network, c.likelihood, c.likelihood_scale) == expected, path
         assert build(c).config == c
+
+
+def test_latents_and_epochs_by_the_data(tmp_path, images):
+    """Latents: no more than values in one x; epochs: at least 20, and 2,000 steps."""
+    points = str(tmp_path / "points.npy")
+    np.save(points, RNG.normal(size=(200, 3)).astype(np.float32))
+    # 180 rows to train on: 3 batches of 64, 90 of 2, 180 of 1; ceil(2000 / 3), ceil(2000 / 90), 20.
+    for size, epochs in ((None, 667), (2, 23), (1, 20)):
+        c = build(Config(points, batch_size=size)).config
+        assert (c.latent_dim, c.epochs, c.steps) == (3, epochs, None)
+    c = build(Config(images(8), steps=7)).config
+    assert (c.latent_dim, c.epochs, c.steps) == (10, None, 7)
+    c = build(Config(points, epochs=3, latent_dim=5, prior="gaussian")).config
+    assert (c.latent_dim, c.epochs) == (5, 3)
+    # The divergence follows the latents.
+    assert build(Config(points, alpha=1.0)).config.divergence == "inclusive-kl"
+    assert build(Config(images(8), alpha=1.0)).config.divergence == "mmd-per-dim"
+
+
+def test_small_data_on_disk_are_held(tmp_path, monkeypatch):
+    path = tmp_path / "x.npy"
+    x = RNG.normal(size=(50, 3)).astype(np.float32)
+    np.save(path, x)
+    config = Config(str(path), test_fraction=0.5, **SMALL)
+    held = build(config)
+    assert held.train.resident and held.test.resident
+    assert type(held.train.x) is np.ndarray
+    monkeypatch.setattr("pyro_bvae.build._HELD_BYTES", 25 * 3 * 4)
+    assert build(config).train.resident
+    monkeypatch.setattr("pyro_bvae.build._HELD_BYTES", 25 * 3 * 4 - 1)
+    lazy = build(config)
+    assert not lazy.train.resident and not lazy.test.resident
+    for a, b in ((held.train, lazy.train), (held.test, lazy.test)):
+        assert np.array_equal(a.x, b.batch(np.arange(25)))
 
 
 def test_split_and_classes(images):
@@ -198,11 +238,12 @@ def test_encoder_sees_labels_where_asked(network, images):
     assert not torch.allclose(by_label[0], by_label[1])
 
 
-@pytest.mark.parametrize("suffix", ["npz", "npy", "h5"])
+@pytest.mark.parametrize("suffix, held", [("npz", 0), ("npy", 0), ("npy", 1 << 30), ("h5", 0)])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "continuous-bernoulli"])
-def test_bernoulli_needs_data_in_0_1(suffix, likelihood, tmp_path):
+def test_bernoulli_needs_data_in_0_1(suffix, held, likelihood, tmp_path, monkeypatch):
     import h5py
 
+    monkeypatch.setattr("pyro_bvae.build._HELD_BYTES", held)
     x = RNG.uniform(size=(5000, 2)).astype(np.float32)
     x[-1, 0], x[2500, 1] = 1.5, -0.25
     path = tmp_path / f"x.{suffix}"
@@ -217,11 +258,12 @@ def test_bernoulli_needs_data_in_0_1(suffix, likelihood, tmp_path):
     assert build(Config(str(path), likelihood="normal")).config.likelihood == "normal"
 
 
-@pytest.mark.parametrize("suffix", ["npz", "npy", "h5"])
+@pytest.mark.parametrize("suffix, held", [("npz", 0), ("npy", 0), ("npy", 1 << 30), ("h5", 0)])
 @pytest.mark.parametrize("row", [0, 4990])
-def test_data_must_be_finite(suffix, row, tmp_path):
+def test_data_must_be_finite(suffix, held, row, tmp_path, monkeypatch):
     import h5py
 
+    monkeypatch.setattr("pyro_bvae.build._HELD_BYTES", held)
     x = RNG.normal(size=(5000, 2)).astype(np.float32)
     x[row, 0] = math.nan
     path = tmp_path / f"x.{suffix}"
@@ -232,6 +274,39 @@ def test_data_must_be_finite(suffix, row, tmp_path):
         np.savez(path, x=x) if suffix == "npz" else np.save(path, x)
     with pytest.raises(ValueError, match=r"must be finite; got .*NaN"):
         build(Config(str(path), test_fraction=0.0001))
+
+
+@pytest.mark.parametrize(
+    "held, sentence",
+    [
+        (1 << 30, r"^Data: x must be finite; got 1 NaN or infinite values, the first in row 5\."),
+        (0, r"^--dataset: values must be finite; got NaN or infinity, first in row 5\. Remove"),
+    ],
+)
+def test_the_test_part_must_be_finite(held, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_bvae.build._HELD_BYTES", held)
+    path = tmp_path / "x.npy"
+    x = np.arange(80, dtype=np.float32).reshape(40, 2)
+    np.save(path, x)
+    config = Config(str(path), test_fraction=0.25, **SMALL)
+    row = int(build(config).test.batch(np.array([5]))[0, 0]) // 2
+    x[row, 1] = math.inf
+    np.save(path, x)
+    with pytest.raises(ValueError, match=sentence):
+        build(config)
+
+
+@pytest.mark.parametrize("low, high", [(0.0, 1.5), (-0.25, 1.0)])
+def test_floating_images_lie_in_0_1(low, high, tmp_path):
+    x = RNG.uniform(size=(20, 8, 8)).astype(np.float32)
+    x[-1, 0, 0], x[0, 0, 0] = low, high
+    path = tmp_path / "images.npz"
+    np.savez(path, x=x)
+    sentence = (
+        rf"^--dataset: images must lie in \[0, 1\]; got values from {x.min():g} to {x.max():g}\."
+    )
+    with pytest.raises(ValueError, match=sentence):
+        build(Config(str(path), likelihood="normal", **SMALL))
 
 
 def test_binarize(images, tmp_path):
@@ -266,12 +341,13 @@ def test_networks_for_images_refuse_points():
 
 
 @pytest.mark.parametrize("prior", ["vamp", "pca"])
-def test_priors_that_start_at_the_data_take_data_read_lazily(prior, tmp_path):
+def test_priors_that_start_at_the_data_take_data_read_lazily(prior, tmp_path, monkeypatch):
     from PIL import Image
 
     for i in range(12):
         pixels = RNG.integers(0, 256, (8, 8), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    monkeypatch.setattr("pyro_bvae.build._HELD_BYTES", 0)
     built = build(Config(str(tmp_path), prior=prior, **SMALL))
     assert not built.train.resident and built.vae.p_z().event_shape == (2,)
 
@@ -376,6 +452,18 @@ PARTS = """
         from pyro_bvae.networks import mlp
         return mlp(x_shape, 3, extra, scale)
 
+    class Full(nn.Module):
+        def __init__(self, x_shape, latent_dim):
+            super().__init__()
+            self.loc = nn.Linear(x_shape[0], latent_dim)
+        def forward(self, x):
+            loc = self.loc(x)
+            return dist.MultivariateNormal(loc, scale_tril=torch.eye(loc.shape[1]) * 0.5)
+
+    def net_of_full_covariance(x_shape, latent_dim, extra=0, scale=False):
+        from pyro_bvae.networks import mlp
+        return Full(x_shape, latent_dim), mlp(x_shape, latent_dim, extra, scale)[1]
+
     constant = 3
 """
 
@@ -450,6 +538,25 @@ def test_network_of_ones_own_refused(module, attr, sentence):
         build(Config(network=f"{module(PARTS)}:{attr}"))
 
 
+@pytest.mark.parametrize("options", [{"beta_tc": 2.0}, {"alpha": 1.0, "divergence": "mmd"}])
+def test_the_objective_is_run_once(options, module):
+    """Total correlation needs a product over latents; MMD does not, nor does any plain ELBO."""
+    config = Config(network=f"{module(PARTS)}:net_of_full_covariance", **options)
+    if "beta_tc" not in options:
+        assert build(config).config.divergence == "mmd"
+        return
+    with pytest.raises(TypeError, match=r"total_correlation: the posterior must be a product over"):
+        build(config)
+
+
+def test_an_objective_without_a_closed_form_is_found_by_build():
+    config = Config(prior="mixture", gamma=5.0, capacity=1.0, reduction="example")
+    with pytest.raises(ValueError, match=r"reduction 'example' needs a KL in closed form"):
+        build(config)
+    assert list(pyro.get_param_store().keys()) == []
+    assert build(dataclasses.replace(config, prior="gaussian")).objective.reduction == "example"
+
+
 # Schedules and objectives
 
 
@@ -466,7 +573,7 @@ def test_beta_warms_up_over_two_thirds():
 def test_warmups_off():
     assert make_schedules(Config(beta=4.0, beta_warmup=0), 300) == {}
     assert make_schedules(Config(beta=0), 300) == {}
-    assert make_schedules(Config(beta_warmup=0, alpha_warmup=0.5), 300) == {}
+    assert make_schedules(Config(beta_warmup=0, alpha=1.0), 300) == {}
 
 
 def test_alpha_warms_up():
@@ -520,3 +627,5 @@ def test_divergence_by_key(name):
     sized = name in ("exclusive-kl", "total-correlation")
     assert function.keywords == ({"dataset_size": 99} if sized else {})
     assert make_divergence(Config(), None, 99) is None
+    drawn = make_divergence(Config(), name, 99, n_samples=7).keywords
+    assert drawn == function.keywords | ({"n_samples": 7} if name == "inclusive-kl" else {})

@@ -15,8 +15,9 @@ from pyro_bvae.cli.main import COMMANDS, main
 from pyro_bvae.cli.options import make_config
 
 from pyro_bvae import config as options
-from pyro_bvae import runs
+from pyro_bvae import plots, runs
 from pyro_bvae.config import Config, flag
+from pyro_bvae.vae import VAE
 
 RNG = np.random.default_rng(0)
 FAST = ["--steps", "3", "--quiet", "--device", "cpu"]
@@ -54,6 +55,22 @@ class Unfolded(Ring):
 class Foreign(Ring):
     def forward(self):
         return torch.distributions.Independent(torch.distributions.Normal(self.loc, 1.0), 1)
+
+
+class Full(torch.nn.Module):
+    def __init__(self, x_shape, latent_dim):
+        super().__init__()
+        self.loc = torch.nn.Linear(x_shape[0], latent_dim)
+
+    def forward(self, x):
+        loc = self.loc(x)
+        return dist.MultivariateNormal(loc, scale_tril=torch.eye(loc.shape[1]) * 0.5)
+
+
+def full_covariance(x_shape, latent_dim, extra=0, scale=False):
+    from pyro_bvae.networks import mlp
+
+    return Full(x_shape, latent_dim), mlp(x_shape, latent_dim, extra, scale)[1]
 """
 
 
@@ -94,7 +111,7 @@ def conditional(tmp_path_factory):
         "--out", folder / "run", *FAST,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    return folder / "run"
+    return folder / "run", result
 
 
 # Help
@@ -208,8 +225,27 @@ def test_train_prints_a_summary_and_what_comes_next(trained):
     assert re.search(r"^  D\(q\(z\), p\(z\)\)  inclusive-kl +-?\d+\.\d{3}$", result.stdout, re.M)
     assert re.search(r"^  cluster purity +[01]\.\d{3}$", result.stdout, re.M)
     assert re.search(r"^  components used +\d of 4$", result.stdout, re.M)
+    assert re.search(r"^  active latents +[012] of 2$", result.stdout, re.M)
+    assert "below log p(x)" in result.stdout and "p(x|y)" not in result.stdout
+    assert lines[-2].endswith("figures/aggregate_posterior.png first")
     assert lines[-1] == f"Next: pyro-bvae sample {out}"
     assert message(result) == ""
+
+
+def test_summary_of_a_conditional_model_is_given_the_label(conditional):
+    out, result = conditional
+    assert re.search(r"^  E log p\(x\|z, y\)  \(-distortion\) +-?\d", result.stdout, re.M)
+    assert re.search(r"^  ELBO at beta = 1, below log p\(x\|y\) +-?\d", result.stdout, re.M)
+    norm = runs.load_run(out).metrics["beta_norm"]
+    assert norm == 2 / 64 and "Final beta 1 (beta_norm 0.0312)." in result.stdout
+
+
+def test_a_posterior_of_full_covariance_has_no_divergence_and_no_traceback(here):
+    result = call("train", "--network", "own_priors:full_covariance", "--out", "run", *FAST)
+    assert result.exit_code == 0, result.output
+    assert "D(q(z), p(z))" not in result.stdout and "Traceback" not in result.output
+    assert result.stdout.splitlines()[-2] == "Run: run; pictures in run/figures"
+    assert not Path("run/figures/aggregate_posterior.png").exists()
 
 
 def test_what_it_says_comes_next_works(trained):
@@ -279,7 +315,34 @@ def test_sample_numbers(trained, tmp_path):
             assert np.array_equal(file["x"], first) == same
 
 
+def test_samples_of_a_conditional_image_model_are_one_class_a_column(
+    conditional, tmp_path, monkeypatch
+):
+    run, _ = conditional
+    seen, drawn, p_x = {}, [], VAE.p_x
+    real = plots.traversals
+
+    def record(x, rows, columns, title):
+        seen.update(shape=x.shape, rows=rows, columns=columns)
+        return real(x, rows, columns, title)
+
+    def watch(self, z, labels=None):
+        drawn.append((z, labels))
+        return p_x(self, z, labels)
+
+    monkeypatch.setattr(plots, "traversals", record)
+    monkeypatch.setattr(VAE, "p_x", watch)
+    assert call("sample", run, "-n", 12, "--out", tmp_path / "x.png").exit_code == 0
+    assert seen["shape"] == (4, 3, 1, 8, 8)
+    assert seen["columns"] == ["class 0", "class 1", "class 2"] and len(seen["rows"]) == 4
+    z, labels = drawn[-1]
+    z = z.reshape(4, 3, 2)
+    assert labels.reshape(4, 3).tolist() == [[0, 1, 2]] * 4
+    assert torch.equal(z, z[:, :1].expand(4, 3, 2)) and len(z[:, 0].unique(dim=0)) == 4
+
+
 def test_sample_of_a_class(conditional, tmp_path):
+    conditional, _ = conditional
     path = tmp_path / "x.npz"
     assert call("sample", conditional, "-n", 7, "--out", path).exit_code == 0
     with np.load(path) as file:
@@ -343,6 +406,8 @@ def write_files(folder):
     x[4000, 1] = math.nan
     np.save(folder / "nan.npy", x)
     np.savez(folder / "grey.npz", x=RNG.integers(0, 256, (20, 8, 8), dtype=np.uint8))
+    np.savez(folder / "wide.npz", x=RNG.normal(size=(20, 8, 8)).astype(np.float32))
+    np.savez(folder / "rgba.npz", x=RNG.integers(0, 256, (20, 8, 8, 4), dtype=np.uint8))
     (folder / "corrupt.npz").write_bytes((folder / "grey.npz").read_bytes()[:300])
     np.save(folder / "objects.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
     np.savez(folder / "one_row.npz", x=np.zeros((1, 2), np.float32))
@@ -368,7 +433,15 @@ BAD = {
     "prior-arg without key": ("--prior-arg =5", r"--prior-arg must be KEY=VALUE; got '=5'"),
     "pca beyond the rank": ("--prior pca --latent-dim 3", r"at most the rank .*, 2; got 3"),
     "flow in 1-D": ("--prior flow --latent-dim 1", r"Flow: latent_dim must be at least 2"),
-    "nan": ("--dataset nan.npy", r"must be finite; got NaN or infinity"),
+    "nan": ("--dataset nan.npy", r"must be finite; got 1 NaN or infinite values"),
+    "wide images": ("--dataset wide.npz", r"images must lie in \[0, 1\]; got values from -?\d"),
+    "four channels": ("--dataset rgba.npz", r"images must have 1 or 3 channels; got shape \(20, 8"),
+    "full covariance": (
+        "--network own_priors:full_covariance --beta-tc 2", r"the posterior must be a product over",
+    ),
+    "no closed form": (
+        "--prior mixture --gamma 9 --capacity 5 --reduction example", r"needs a KL in closed form",
+    ),
     "image size": ("--dataset digits --network dcgan32", r"dcgan32: images must be 32x32; got x of"),
     "no image size": ("--dataset good.npy --image-size 32", r"image_size must be left out for vec"),
     "empty folder": ("--dataset empty", r"empty: the folder must hold images"),
@@ -401,7 +474,11 @@ BAD = {
     "capacity without gamma": ("--capacity 5", r"--capacity 5\.0 needs --gamma"),
     "gamma without capacity": ("--gamma 5", r"--gamma 5\.0 needs --capacity"),
     "gamma and alpha": ("--gamma 9 --capacity 5 --alpha 1", r"--gamma and a divergence exclude"),
-    "divergence at alpha 0": ("--divergence mmd", r"--divergence mmd has no effect at --alpha 0"),
+    "alpha-warmup at alpha 0": ("--alpha-warmup 0.5", r"--alpha-warmup 0\.5 needs --alpha > 0"),
+    "penalty without gamma": ("--penalty relu", r"--capacity-ramp need --gamma and --capacity"),
+    "beta-warmup beside gamma": (
+        "--gamma 9 --capacity 5 --beta-warmup 0.5", r"--beta-warmup 0\.5 has no effect beside --gam",
+    ),
     "epochs and steps": ("--epochs 1 --steps 2", r"--epochs and --steps exclude each other"),
     "negative alpha": ("--alpha -1", r"--alpha must be a number of at least 0; got -1\.0"),
     "beta nan": ("--beta nan", r"--beta must be a number of at least 0; got nan"),
@@ -480,7 +557,7 @@ def test_usage_errors_of_click(arguments, sentence, here):
 
 
 def test_bad_samples(trained, conditional, here):
-    out, _ = trained
+    (out, _), (conditional, _) = trained, conditional
     (here / "a_file").write_text("mine")
     for arguments, sentence in (
         (["nowhere"], r"load_run: nowhere must hold config\.json; .*Is it a run\?"),

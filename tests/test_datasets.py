@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import os
 import pickle
+import re
 import subprocess
 import sys
 from functools import partial
@@ -230,10 +231,11 @@ def test_resize_errors():
         ((5, 7, 6), (5, 1, 7, 6)),
         ((5, 7, 6, 1), (5, 1, 7, 6)),
         ((5, 7, 6, 3), (5, 3, 7, 6)),
-        ((5, 7, 6, 4), (5, 4, 7, 6)),
+        ((5, 4, 6, 3), (5, 3, 4, 6)),
         ((5, 3, 7, 6), (5, 3, 7, 6)),
         ((5, 3, 7, 3), (5, 3, 7, 3)),
-        ((5, 2, 7, 6), (5, 2, 7, 6)),
+        ((5, 1, 7, 6), (5, 1, 7, 6)),
+        ((5, 1, 7, 4), (5, 1, 7, 4)),
         ((5, 9), (5, 9)),
     ],
 )
@@ -242,10 +244,20 @@ def test_layouts(shape, expected, dtype):
     x = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
     got = to_rows(x, "test")
     assert got.shape == expected and got.dtype == (np.uint8 if dtype is np.uint8 else np.float32)
-    if len(shape) == 4 and expected[2] == shape[1]:
+    if len(shape) == 4 and expected != shape:
         assert (got[:, -1] == x[..., -1]).all()
     else:
         assert (got.ravel() == x.ravel()).all()
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 6, 4), (5, 2, 7, 6), (5, 4, 7, 6), (5, 7, 6, 2)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_have_1_or_3_channels(shape, dtype):
+    sentence = (
+        rf"^array: images must have 1 or 3 channels; got shape {re.escape(str(shape))}\. Drop"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        load_dataset(np.full(shape, 0.5).astype(dtype))
 
 
 def test_layout_errors():

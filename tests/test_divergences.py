@@ -123,12 +123,13 @@ def test_log_mixture_far_away_and_other_posteriors():
 # KL divergences and total correlation against the direct forms
 
 
+@pytest.mark.parametrize("n", [11, 7])  # samples of all the posteriors, or of the first 7
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_exclusive_kl_and_its_gradients(estimator, small_blocks):
+def test_exclusive_kl_and_its_gradients(estimator, n, small_blocks):
     (loc, scale), prior = posteriors(11, 2), StudentT(2, learned=True)
-    z = normal(loc, scale).rsample()
+    z = normal(loc, scale).rsample()[:n]
     got = exclusive_kl(normal(loc, scale), prior(), z, estimator=estimator, dataset_size=50)
-    w = weights(11, estimator, 50)
+    w = weights(11, estimator, 50)[:n]
     df, s = prior.log_df.exp(), prior.log_scale.exp()
     log_t = (
         torch.lgamma((df + 1) / 2)
@@ -141,14 +142,19 @@ def test_exclusive_kl_and_its_gradients(estimator, small_blocks):
     assert_same(got, direct, [loc, scale, *prior.parameters()])
 
 
+@pytest.mark.parametrize("n", [11, 7])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_total_correlation_and_its_gradients(estimator):
+@pytest.mark.parametrize("family", [dist.Normal, dist.Laplace])  # in blocks, and by the dense form
+def test_total_correlation_and_its_gradients(family, estimator, n, small_blocks):
     loc, scale = posteriors(11, 3)
-    z = normal(loc, scale).rsample()
-    got = total_correlation(
-        normal(loc, scale), Gaussian(3)(), z, estimator=estimator, dataset_size=50
-    )
-    w, each = weights(11, estimator, 50), pdf(z, loc, scale)
+    q_z = family(loc, scale).to_event(1)
+    z = q_z.rsample()[:n]
+    got = total_correlation(q_z, Gaussian(3)(), z, estimator=estimator, dataset_size=50)
+    w = weights(11, estimator, 50)[:n]
+    if family is dist.Normal:
+        each = pdf(z, loc, scale)
+    else:
+        each = torch.exp(-((z[:, None] - loc) / scale).abs()) / (2 * scale)
     joint = (w * each.prod(-1)).sum(1)
     marginals = (w[..., None] * each).sum(1).prod(-1)
     assert_same(got, (joint / marginals).log().mean(), [loc, scale])
@@ -158,10 +164,11 @@ def test_total_correlation_and_its_gradients(estimator):
 def test_inclusive_kl_and_its_gradients(n_samples, small_blocks):
     (loc, scale), prior = posteriors(11, 2), Gaussian(2, 0.8, learned=True)
     torch.manual_seed(1)
-    got = inclusive_kl(normal(loc, scale), prior(), torch.empty(0), n_samples=n_samples)
+    z = torch.empty(7, 2)  # as many samples of the prior as there are of these, of 11 posteriors
+    got = inclusive_kl(normal(loc, scale), prior(), z, n_samples=n_samples)
     torch.manual_seed(1)
     s = prior.log_scale.exp()
-    z_p = prior().rsample((n_samples or 11,))
+    z_p = prior().rsample((n_samples or 7,))
     log_p = (-((z_p / s) ** 2) / 2 - torch.log(s)).sum(1) - math.log(2 * math.pi)
     direct = (log_p - pdf(z_p, loc, scale).prod(-1).mean(1).log()).mean()
     assert_same(got, direct, [loc, scale, prior.log_scale])
@@ -290,11 +297,13 @@ def test_total_correlation_of_a_correlated_normal(rho):
     assert within(values, -0.5 * math.log(1 - rho**2), slack=0.01)
 
 
+@pytest.mark.parametrize("n", [7, 4, 1])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_weights_sum_to_one(estimator):
-    w = divergences._log_weights(torch.zeros(7, 2), estimator, 100).exp()
-    torch.testing.assert_close(w, weights(7, estimator, 100))
-    torch.testing.assert_close(w.sum(1), torch.ones(7))
+def test_weights_sum_to_one(estimator, n):
+    q_z = normal(torch.zeros(7, 2), torch.ones(7, 2))
+    w = divergences._log_weights(q_z, torch.zeros(n, 2), estimator, 100).exp().expand(n, 7)
+    torch.testing.assert_close(w, weights(7, estimator, 100)[:n])
+    torch.testing.assert_close(w.sum(1), torch.ones(n))
 
 
 def test_mss_is_unbiased_for_the_aggregate():
@@ -303,10 +312,10 @@ def test_mss_is_unbiased_for_the_aggregate():
     loc, scale = (t.detach() for t in posteriors(n, 2))
     z = torch.randn(1, 2).expand(batch, 2)
     others = itertools.combinations([j for j in range(n) if j != i], batch - 1)
-    log_w = divergences._log_weights(z, "mss", n)
-    estimates = [
-        log_mixture(normal(loc[[i, *js]], scale[[i, *js]]), z, log_w)[0].exp() for js in others
-    ]
+    estimates = []
+    for js in others:
+        q_z = normal(loc[[i, *js]], scale[[i, *js]])
+        estimates.append(log_mixture(q_z, z, divergences._log_weights(q_z, z, "mss", n))[0].exp())
     exact = pdf(z[:1], loc, scale).prod(-1).mean()
     torch.testing.assert_close(torch.stack(estimates).mean(), exact)
 
@@ -459,6 +468,17 @@ class Largest(TorchDispatchMode):
                 storage = tensor.untyped_storage().nbytes() // tensor.element_size()
                 self.elements = max(self.elements, storage)
         return out
+
+
+def test_total_correlation_holds_no_tensor_of_n_times_b_times_d():
+    n, batch, dim = 400, 600, 10  # the weights, n x B, are 240,000; n x B x D would be 2,400,000
+    loc, scale = posteriors(batch, dim)
+    with Largest() as largest:
+        q_z = normal(loc, scale)
+        z = q_z.rsample()[:n]
+        total_correlation(q_z, None, z, estimator="batch").backward()
+    assert n * batch <= largest.elements <= divergences._BLOCK
+    assert loc.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("function", [mmd_per_dim, inclusive_kl])

@@ -540,13 +540,9 @@ def test_penalty_is_taken_of_the_batch_mean_or_of_each_example(
     assert loss == pytest.approx(10.0 * 2 * expected, **EXACT)
 
 
-@pytest.mark.parametrize("reduction", ["batch", "example"])
-def test_particles_are_averaged_before_the_absolute_value(reduction):
+def test_particles_are_averaged_before_the_absolute_value():
     vae, x = tiny(unit_mixture()), rows(1)
-    one, two = (
-        CapacityELBO(1.0, 0.0),
-        CapacityELBO(5.0, 0.0, "absolute", reduction, num_particles=2),
-    )
+    one, two = CapacityELBO(1.0, 0.0), CapacityELBO(5.0, 0.0, num_particles=2)
     torch.manual_seed(7)
     first, second = (one.terms(vae.model, vae.guide, x) for _ in range(2))
     capacity = (first.kl + second.kl).item() / 2  # between the particles: |mean - C| = 0
@@ -554,6 +550,23 @@ def test_particles_are_averaged_before_the_absolute_value(reduction):
     assert capacity > 0 and (first.kl - second.kl).abs() > 0.1
     log_p = (first.log_px_z + second.log_px_z).item() / 2
     assert seeded(two.loss, vae.model, vae.guide, x) == pytest.approx(-log_p, **EXACT)
+
+
+@pytest.mark.parametrize("penalty", ["absolute", "relu"])
+def test_the_penalty_of_each_example_refuses_a_monte_carlo_kl(penalty):
+    vae, x = tiny(unit_mixture()), rows()
+    sentence = (
+        "^CapacityELBO: reduction 'example' needs a KL in closed form; site 'z' has none. "
+        "Use reduction='batch', or a Gaussian prior.$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        CapacityELBO(1.0, 0.5, penalty, "example").loss(vae.model, vae.guide, x)
+    # The refusal is of the KL, not of the objective.
+    assert math.isfinite(CapacityELBO(1.0, 0.5, penalty, "batch").loss(vae.model, vae.guide, x))
+    closed = tiny()
+    assert math.isfinite(
+        CapacityELBO(1.0, 0.5, penalty, "example").loss(closed.model, closed.guide, x)
+    )
 
 
 def test_gamma_capacity_and_alpha_can_be_set_at_any_time():

@@ -13,7 +13,7 @@ from torch import nn
 
 from pyro_bvae import VAE, evaluation
 from pyro_bvae.datasets import Data
-from pyro_bvae.divergences import exclusive_kl, inclusive_kl, mmd_per_dim
+from pyro_bvae.divergences import exclusive_kl, inclusive_kl, mmd_per_dim, total_correlation
 from pyro_bvae.evaluation import aggregate_divergence, diagnose, encode_data, evaluate
 from pyro_bvae.likelihoods import Normal
 from pyro_bvae.metrics import hoyer
@@ -67,7 +67,8 @@ def test_every_number_by_hand(beta, monkeypatch):
         assert out[name] == pytest.approx(values.mean(), rel=1e-5)
         assert out[f"{name}_se"] == pytest.approx(values.std() / math.sqrt(7), rel=1e-4)
     assert out["kl_per_latent"] == pytest.approx(kl.mean(0), rel=1e-5, abs=1e-6)
-    assert out["active_units"] == 2
+    assert (out["latents"], out["active_units"]) == (3, 2)
+    assert out["idle_means"] == "carry < 0.01 nats"
     assert out["kl_sd"] == pytest.approx(kl.sum(1).std(), rel=1e-4)
     assert out["kl_estimator"] == "closed form"
     assert out["posterior_scale"] == pytest.approx(1.75 / 3)
@@ -86,18 +87,64 @@ def test_divergence_of_a_prior_without_a_closed_form_kl():
     se = codes.kl.std().item() / math.sqrt(400)
     assert sum(out["kl_per_latent"]) == pytest.approx(out["kl"], abs=4 * math.sqrt(2) * se)
     assert out["divergence_components"] == 400
+    # The spread of one-sample estimates would be their noise.
+    assert out["kl_sd"] is None and out["kl_se"] > 0
 
 
-def test_a_posterior_that_does_not_factorise_has_no_kl_per_latent():
-    class Full(nn.Module):
-        def forward(self, x):
-            return dist.MultivariateNormal(x, torch.eye(3))
+@pytest.mark.parametrize("prior", [Gaussian(3), SpikeSlab(3)])
+def test_the_terms_of_a_row_are_those_of_its_z(prior, monkeypatch):
+    monkeypatch.setattr(evaluation, "_BATCH", 3)
+    torch.manual_seed(0)
+    held_out, vae = data(), VAE(Encoder(), nn.Linear(3, 3), prior, Normal(0.5))
+    x = torch.from_numpy(held_out.x)
+    codes = encode_data(vae, held_out)
+    with torch.no_grad():
+        q_z, p_z = vae.q_z(x), vae.p_z()
+        torch.testing.assert_close(codes.log_px_z, vae.p_x(codes.z).log_prob(x))
+        at_z = q_z.log_prob(codes.z) - p_z.log_prob(codes.z)
+    assert codes.kl_closed_form == isinstance(prior, Gaussian)
+    if codes.kl_closed_form:
+        kl = by_hand(held_out.x.astype(np.float64))[1].sum(1)
+        assert codes.kl.numpy() == pytest.approx(kl, rel=1e-5)
+        assert not torch.allclose(codes.kl, at_z, atol=0.1)
+    else:
+        torch.testing.assert_close(codes.kl, at_z)
 
-    vae = blind()
+
+class Full(nn.Module):
+    """N(x, I + .5) with means that barely move in the last latent."""
+
+    def forward(self, x):
+        return dist.MultivariateNormal(x * torch.tensor([1.0, 1.0, 0.05]), torch.eye(3) + 0.5)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_posterior_that_does_not_factorise(closed):
+    vae, held_out = blind(), data(300)
     vae.likelihood.marker = nn.Parameter(torch.zeros(()))  # a device to stand on
     vae.encoder = Full()
-    out = evaluate(vae, data())
-    assert out["kl_per_latent"] is None and "active_units" not in out
+    if closed:
+        normal = dist.MultivariateNormal(torch.zeros(3), torch.eye(3))
+        vae.p_z = lambda: normal
+    codes = encode_data(vae, held_out)
+    assert not codes.diagonal and codes.kl_closed_form == closed
+    loc = held_out.x * [1, 1, 0.05]
+    # log det(I + .5) = log(1 + 3/2)
+    kl = 0.5 * (3 * 1.5 + (loc**2).sum(1) - 3 - math.log(2.5))
+    mean = codes.kl.mean().item()
+    noise = 1e-5 if closed else 4 * (codes.kl - torch.from_numpy(kl)).std().item() / math.sqrt(300)
+    assert mean == pytest.approx(kl.mean(), abs=noise)
+    out = evaluate(vae, held_out, divergence=inclusive_kl, codes=codes)
+    # loc and scale do not say all of these posteriors.
+    assert out["divergence"] is None and out["divergence_components"] == 300
+    assert out["rate_minus_log_components"] == pytest.approx(mean - math.log(300))
+    assert out["kl_per_latent"] is None
+    assert (out["latents"], out["active_units"]) == (3, 2)  # variances 1, 1 and .05^2
+    assert out["idle_means"] == "do not move with x (variance of posterior means < 0.01)"
+    assert diagnose(out, config()) == [
+        "1 of 3 latents do not move with x (variance of posterior means < 0.01): lower beta or use "
+        "fewer latents."
+    ]
 
 
 def test_clusters_are_read_off_the_prior():
@@ -162,86 +209,151 @@ def codes_and_posteriors(n=40):
     return vae, codes, dist.Normal(codes.loc, codes.scale).to_event(1)
 
 
-def test_inclusive_kl_over_all_rows_equals_the_direct_one():
-    vae, codes, q_z = codes_and_posteriors()
-    for divergence in (inclusive_kl, functools.partial(inclusive_kl)):
-        torch.manual_seed(4)
-        out = aggregate_divergence(vae, codes, divergence, n_samples=1000)
-        torch.manual_seed(4)
-        direct = inclusive_kl(q_z, vae.p_z(), codes.z, n_samples=1000).item()
-        assert out == {"divergence": pytest.approx(direct, rel=1e-6), "divergence_components": 40}
-
-
-def test_inclusive_kl_in_blocks_weighs_each_by_its_samples(monkeypatch):
+@pytest.mark.parametrize("max_rows, n", [(2_000, 40), (40, 40), (7, 7)])
+def test_a_divergence_sees_every_posterior_and_samples_of_the_first_rows(max_rows, n):
     vae, codes, _ = codes_and_posteriors()
-    monkeypatch.setattr(evaluation, "_BLOCK", 300 * 40 * 3)
-    counts = []
+    seen = []
 
-    def spy(q_z, p_z, z, *, n_samples):
-        assert q_z.batch_shape == (40,)
-        counts.append(n_samples)
-        return torch.tensor(float(n_samples))
+    def spy(q_z, p_z, z):
+        seen.append((q_z, p_z, z))
+        return torch.tensor(1.5)
 
-    spy.__name__ = "inclusive_kl"
-    out = aggregate_divergence(vae, codes, spy, n_samples=1000)
-    assert counts == [300, 300, 300, 100]
-    assert out["divergence"] == pytest.approx((3 * 300**2 + 100**2) / 1000)
-
-
-def test_other_divergences_use_as_many_rows_as_they_say():
-    vae, codes, q_z = codes_and_posteriors()
     torch.manual_seed(4)
-    torch.randperm(40)  # the rows: all of them, sorted again
-    direct = mmd_per_dim(q_z, vae.p_z(), codes.z).item()
+    out = aggregate_divergence(vae, codes, functools.partial(spy), max_rows)
+    rate = codes.kl.mean().item()
+    assert out == {
+        "divergence": 1.5,
+        "divergence_components": 40,
+        "rate_minus_log_components": pytest.approx(rate - math.log(40), rel=1e-6),
+    }
+    ((q_z, p_z, z),) = seen
+    assert q_z.batch_shape == (40,) and p_z.batch_shape == () and z.shape == (n, 3)
+    # Every row once, in an order of its own, and z_i of the i-th.
+    rows = torch.cdist(q_z.mean, codes.loc).argmin(1)
+    assert sorted(rows.tolist()) == list(range(40)) != rows.tolist()
+    assert torch.equal(q_z.mean, codes.loc[rows]) and torch.equal(q_z.stddev, codes.scale[rows])
+    assert torch.equal(z, codes.z[rows[:n]])
+
+
+@pytest.mark.parametrize("divergence", [inclusive_kl, mmd_per_dim])
+def test_divergence_over_all_rows_equals_the_direct_one(divergence):
+    vae, codes, _ = codes_and_posteriors()
     torch.manual_seed(4)
-    out = aggregate_divergence(vae, codes, mmd_per_dim)
-    assert out == {"divergence": pytest.approx(direct, rel=1e-6), "divergence_components": 40}
-    assert aggregate_divergence(vae, codes, mmd_per_dim, max_rows=7)["divergence_components"] == 7
-    vae, codes, _ = codes_and_posteriors(600)
-    assert aggregate_divergence(vae, codes, exclusive_kl)["divergence_components"] == 500
+    order = torch.randperm(40)
+    q_z = dist.Normal(codes.loc[order], codes.scale[order]).to_event(1)
+    direct = divergence(q_z, vae.p_z(), codes.z[order], n_samples=1000).item()
+    torch.manual_seed(4)
+    out = aggregate_divergence(vae, codes, functools.partial(divergence, n_samples=1000))
+    assert out["divergence"] == pytest.approx(direct, rel=1e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize(
+    "divergence, estimator",
+    [
+        (inclusive_kl, None),
+        (exclusive_kl, "batch"),
+        (exclusive_kl, "mss"),
+        (total_correlation, "batch"),
+        (total_correlation, "mss"),
+        (mmd_per_dim, None),
+    ],
+)
+def test_divergence_of_an_aggregate_that_is_the_prior_is_near_zero(divergence, estimator, dim):
+    """loc ~ N(0, 1 - s^2), scale s = .6: q(z) is N(0, I), sampled by n posteriors that overlap."""
+    n, s = 6_000, 0.6
+    torch.manual_seed(0)
+    loc = math.sqrt(1 - s * s) * torch.randn(n, dim)
+    scale = torch.full((n, dim), s)
+    q_z, p_z = dist.Normal(loc, scale).to_event(1), dist.Normal(torch.zeros(dim), 1.0).to_event(1)
+    z = q_z.sample()
+    kl = torch.distributions.kl_divergence(q_z, p_z)
+    codes = evaluation.Codes(loc, scale, z, torch.zeros(n), kl, None, True, True)
+    if estimator is not None:
+        size = {"dataset_size": n} if estimator == "mss" else {}
+        divergence = functools.partial(divergence, estimator=estimator, **size)
+    value = aggregate_divergence(blind(Gaussian(dim)), codes, divergence)["divergence"]
+    # The bias, about E[q(z|x)^2 / q(z)^2] / 2n, is below .002 here; the rest is the noise of n rows.
+    assert abs(value) < (0.02 if divergence is mmd_per_dim else 0.005)
+    # And not because it is always so.
+    far = codes._replace(loc=loc + 1.0, z=z + 1.0)  # KL(N(1, I) || N(0, I)) = D / 2
+    value = aggregate_divergence(blind(Gaussian(dim)), far, divergence)["divergence"]
+    if "total" in getattr(divergence, "func", divergence).__name__:
+        assert abs(value) < 0.02  # the prior is no part of it
+    else:
+        assert value > 0.4 * dim
 
 
 # ---- diagnose ----------------------------------------------------------------------------------
 
 FINE = {
     "kl": 5.0,
-    "kl_per_latent": [2.0, 3.0],
+    "latents": 3,
+    "active_units": 3,
+    "idle_means": "carry < 0.01 nats",
+    "divergence_name": "inclusive-kl",
     "purity": 0.97,
     "components": 4,
     "components_used": 4,
     "classes": 4,
     "rate_minus_log_batch": 0.5,
+    "rate_minus_log_components": -3.0,
 }
 
 
 def config(**options):
-    defaults = {"beta": 1.0, "gamma": None, "capacity": None, "divergence": "inclusive-kl"}
+    defaults = {
+        "beta": 1.0,
+        "beta_tc": None,
+        "gamma": None,
+        "capacity": None,
+        "penalty": "absolute",
+    }
     return SimpleNamespace(**defaults | options)
 
 
 def test_nothing_amiss_says_nothing():
     assert diagnose(FINE, config()) == []
-    assert diagnose({"kl": 5.0, "kl_per_latent": None}, config()) == []
-    assert diagnose(FINE, config(gamma=10.0, capacity=5.0)) == []
+    bare = {"kl": 5.0, "latents": 2, "active_units": 2, "rate_minus_log_batch": None}
+    assert diagnose(bare, config()) == []
+    for penalty in ("absolute", "relu"):
+        assert diagnose(FINE, config(gamma=10.0, capacity=5.0, penalty=penalty)) == []
+
+
+CAPACITY = {"gamma": 10.0, "capacity": 5.0}
+BIAS = (
+    "D is dominated by its bias (rate - log of its components = 1.3 nats > 1): use --divergence "
+    "mmd-per-dim, or a larger batch."
+)
 
 
 @pytest.mark.parametrize(
     "metrics, options, sentence",
     [
         (
-            {"kl_per_latent": [2.0, 0.005, 0.0]},
+            {"active_units": 1},
             {},
             "2 of 3 latents carry < 0.01 nats: lower beta or use fewer latents.",
         ),
         (
-            {"kl_per_latent": [2.0, 0.0]},
-            {"beta": 0.0},
-            "1 of 2 latents carry < 0.01 nats: use fewer latents.",
+            {"active_units": 2, "idle_means": "do not move with x"},
+            {},
+            "1 of 3 latents do not move with x: lower beta or use fewer latents.",
         ),
         (
-            {"kl_per_latent": [2.0, 0.0]},
-            {"gamma": 10.0, "capacity": 5.0},
-            "1 of 2 latents carry < 0.01 nats: raise capacity or use fewer latents.",
+            {"active_units": 2},
+            {"beta": 0.0},
+            "1 of 3 latents carry < 0.01 nats: use fewer latents.",
+        ),
+        (
+            {"active_units": 2},
+            {"beta_tc": 6.0},
+            "1 of 3 latents carry < 0.01 nats: lower beta_tc or use fewer latents.",
+        ),
+        (
+            {"active_units": 2},
+            CAPACITY,
+            "1 of 3 latents carry < 0.01 nats: raise capacity or use fewer latents.",
         ),
         (
             {"purity": 0.75, "components_used": 3},
@@ -249,25 +361,53 @@ def test_nothing_amiss_says_nothing():
             "4 classes share 3 of 4 components: raise alpha or lower beta.",
         ),
         (
+            {"purity": 0.75, "components_used": 3},
+            CAPACITY,
+            "4 classes share 3 of 4 components: raise capacity.",
+        ),
+        (  # alpha beside beta_tc is refused
+            {"purity": 0.75, "components_used": 3},
+            {"beta_tc": 6.0},
+            "4 classes share 3 of 4 components: lower beta_tc.",
+        ),
+        (
             {"purity": 0.75},
             {},
             "Classes share components (purity 0.75): raise alpha or lower beta.",
+        ),
+        (
+            {"purity": 0.75},
+            CAPACITY,
+            "Classes share components (purity 0.75): raise capacity.",
         ),
         (
             {"purity": 0.5, "components": 2, "components_used": 2},
             {},
             "The prior has 2 components for 4 classes: raise n_components.",
         ),
-        (
-            {"rate_minus_log_batch": 1.26},
+        (  # more components would not be used either
+            {"purity": 0.3, "components": 3, "components_used": 1},
             {},
-            "D is dominated by its bias (rate - log batch = 1.3 nats > 1): use --divergence "
-            "mmd-per-dim, or a larger batch.",
+            "4 classes share 1 of 3 components: raise alpha or lower beta.",
         ),
+        ({"rate_minus_log_batch": 1.26}, {}, BIAS),
+        ({"rate_minus_log_components": 1.26}, {}, BIAS.replace(", or a larger batch", "")),
+        (
+            {"rate_minus_log_batch": None, "rate_minus_log_components": 1.26},
+            {},
+            BIAS.replace(", or a larger batch", ""),
+        ),
+        ({"rate_minus_log_batch": 1.26, "rate_minus_log_components": 1.1}, {}, BIAS),
         (
             {"kl": 5.0},
             {"gamma": 10.0, "capacity": 20.0},
-            "C has no effect: the KL is 5.0 nats, well below C = 20: train longer, or lower C.",
+            "The KL, 5.0 nats, has not reached C = 20: train longer, raise gamma, or lower C.",
+        ),
+        (
+            {"kl": 5.0},
+            {"gamma": 10.0, "capacity": 20.0, "penalty": "relu"},
+            "C has no effect: the KL is 5.0 nats, below C = 20, where the one-sided penalty is 0: "
+            "lower C, or use --penalty absolute.",
         ),
     ],
 )
@@ -275,8 +415,11 @@ def test_diagnoses(metrics, options, sentence):
     assert diagnose(FINE | metrics, config(**options)) == [sentence]
 
 
-def test_bias_matters_to_kl_divergences_alone():
-    biased = FINE | {"rate_minus_log_batch": 9.0}
-    assert len(diagnose(biased, config(divergence="exclusive-kl"))) == 1
-    for divergence in ("mmd", "mmd-per-dim", None):
-        assert diagnose(biased, config(divergence=divergence)) == []
+@pytest.mark.parametrize("what", ["batch", "components"])
+def test_bias_matters_to_kl_divergences_alone(what):
+    biased = FINE | {f"rate_minus_log_{what}": 9.0}
+    for name in ("inclusive-kl", "exclusive-kl", "total-correlation"):
+        (sentence,) = diagnose(biased | {"divergence_name": name}, config())
+        assert "9.0 nats > 1" in sentence
+    for name in ("mmd", "mmd-per-dim", None):
+        assert diagnose(biased | {"divergence_name": name}, config()) == []

@@ -65,6 +65,18 @@ def test_fashion_mnist(tmp_path, monkeypatch, capsys):
     for name in ("class_means.png", "traversals.png", "aggregate_posterior.png"):
         picture(figures / name)
 
+    def refuse(*args, **kwargs):
+        raise AssertionError("a finished setting was trained again")
+
+    monkeypatch.setattr("pyro_bvae.train", refuse)
+    checkpoint = figures.parent / "checkpoint.pt"
+    before = checkpoint.read_bytes()
+    run("fashion_mnist.py", *arguments, monkeypatch=monkeypatch)
+    assert capsys.readouterr().out.splitlines()[-1].split() == row
+    assert checkpoint.read_bytes() == before
+    with pytest.raises(AssertionError, match="trained again"):
+        run("fashion_mnist.py", *arguments[:-2], "--out", tmp_path / "b", monkeypatch=monkeypatch)
+
 
 @pytest.mark.parametrize("arguments", [(), ("--penalty", "relu"), ("--reduction", "example")])
 def test_mnist_capacity(arguments, tmp_path, monkeypatch, capsys):

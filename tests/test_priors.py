@@ -447,6 +447,16 @@ def test_vamp_pseudo_inputs_start_at_data_and_stay_in_range():
     assert VampPrior(2, 3, (1, 8, 8)).pseudo_inputs().shape == (3, 1, 8, 8)
 
 
+@pytest.mark.parametrize("n_components", [3, 20, 50])
+def test_vamp_pseudo_inputs_start_at_each_row_once_before_any_comes_twice(n_components):
+    x = np.linspace(0, 1, 20, dtype=np.float32)[:, None]  # equal starts would never part
+    inputs = VampPrior(2, n_components, (1,), x).pseudo_inputs().detach()
+    rows = torch.cdist(inputs, torch.tensor(x)).argmin(1)
+    times = rows.bincount(minlength=20)
+    assert times.sum() == n_components
+    assert times.min() == n_components // 20 and times.max() == -(-n_components // 20)
+
+
 def test_vamp_pseudo_inputs_of_constant_data_are_that_constant():
     inputs = VampPrior(2, 3, (2,), np.full((9, 2), 0.7, np.float32)).pseudo_inputs()
     torch.testing.assert_close(inputs, torch.full((3, 2), 0.7))

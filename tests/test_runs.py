@@ -102,6 +102,16 @@ def test_metrics_and_environment(finished):
     assert m == json.loads((finished.path / "metrics.json").read_text())
     assert (m["n"], m["format"], m["divergence_name"], m["beta"]) == (400, 1, "inclusive-kl", 1)
     assert m["elbo"] == pytest.approx(m["log_px_z"] - m["kl"], abs=1e-5)
+    assert {
+        "divergence", "divergence_components", "rate_minus_log_components", "latents",
+        "active_units", "idle_means", "kl_sd",
+    } <= set(m)  # fmt: skip
+    assert (m["bound_on"], m["latents"], m["divergence_components"]) == ("log p(x)", 2, 400)
+    assert math.isfinite(m["divergence"]) and 0 <= m["active_units"] <= 2
+    assert m["rate_minus_log_components"] == pytest.approx(m["kl"] - math.log(400))
+    # A mixture has no KL in closed form, and points no beta_norm.
+    assert m["kl_sd"] is None and m["kl_estimator"] == "Monte Carlo, 1 sample"
+    assert "beta_norm" not in m
     assert m["rate_minus_log_batch"] == pytest.approx(finished.history[-1]["kl"] - math.log(400))
     e = json.loads((finished.path / "environment.json").read_text())
     assert e["torch"] == torch.__version__ and e["device"].startswith(("cpu", "cuda"))
@@ -112,7 +122,10 @@ def test_checkpoint_is_tensors_and_text(finished):
     checkpoint = torch.load(finished.path / "checkpoint.pt", weights_only=True)
     assert set(checkpoint) == {
         "format", "vae", "optim", "step", "epoch", "x_shape", "n_classes", "data_order", "noise",
+        "noise_cuda",
     }  # fmt: skip
+    on_cuda = next(finished.vae.parameters()).is_cuda
+    assert (checkpoint["noise_cuda"] is None) == (not on_cuda)
     assert (checkpoint["step"], checkpoint["epoch"], checkpoint["x_shape"]) == (5, 5, [2])
     assert set(checkpoint["optim"]) == {"state", "param_groups"}
 
@@ -122,6 +135,32 @@ def test_default_directory_counts_up(tmp_path, monkeypatch, without_figures):
     config = Config(steps=1)
     names = [train(config).path.as_posix() for _ in range(2)]
     assert names == ["runs/spirals-gaussian-1", "runs/spirals-gaussian-2"]
+
+
+def test_two_starts_never_share_a_default_directory(tmp_path, monkeypatch, without_figures):
+    """The second starts, and finishes, while the first still loads its data."""
+    monkeypatch.chdir(tmp_path)
+    build, inner = runs.build, []
+
+    def slow(config):
+        if not inner:
+            inner.append(None)
+            inner[0] = train(Config(steps=2)).path
+        return build(config)
+
+    monkeypatch.setattr(runs, "build", slow)
+    outer = train(Config(steps=1)).path
+    assert (inner[0].name, outer.name) == ("spirals-gaussian-1", "spirals-gaussian-2")
+    assert [len(load_run(path).history) for path in (inner[0], outer)] == [2, 1]
+
+
+def test_a_default_directory_taken_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("spirals-gaussian-1", "spirals-gaussian"):  # the second is a name somebody chose
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "mine.txt").write_text("mine")
+    (tmp_path / "runs" / "spirals-gaussian-2").write_text("a file")
+    assert runs._make_directory(Config(), None).as_posix() == "runs/spirals-gaussian-3"
 
 
 def test_an_empty_directory_will_do(tmp_path, without_figures):
@@ -158,6 +197,20 @@ def test_every_prior_is_read_back(prior, tmp_path, without_figures):
     with torch.no_grad():
         a, b = run.vae.cpu().eval().p_z().log_prob(z), loaded.vae.p_z().log_prob(z)
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("weight", [0, 1])
+def test_a_spike_of_weight_0_or_1_is_kept_and_read_back(weight, tmp_path, without_figures):
+    """Its log-odds are infinite by right, and are no reason to keep no checkpoint."""
+    config = Config(prior="spike-slab", prior_args={"spike_weight": weight}, steps=2)
+    run = train(config, tmp_path / "run")
+    checkpoint = torch.load(run.path / "checkpoint.pt", weights_only=True)
+    assert checkpoint["step"] == 2
+    assert any(torch.isinf(w).any() for w in checkpoint["vae"].values())
+    z = torch.randn(5, 2)
+    ours = run.vae.cpu().eval().p_z().log_prob(z)
+    assert torch.equal(load_run(run.path).vae.p_z().log_prob(z), ours)
+    assert torch.isfinite(ours).all()
 
 
 def test_vae_of_ones_own_is_filled(finished):
@@ -343,6 +396,7 @@ def test_parent_that_is_a_file_or_not_writable(tmp_path, monkeypatch):
         {"device": "nonsense"}, {"dataset": "absent.npz"}, {"prior": "absent_module:Prior"},
         {"prior_args": {"df": 3}}, {"network": "conv-bn"}, {"likelihood": "bernoulli"},
         {"binarize": "static"}, {"dataset": "digits", "likelihood_scale": "0.1"},
+        {"prior": "mixture", "gamma": 9.0, "capacity": 5.0, "reduction": "example"},
     ],
 )  # fmt: skip
 def test_nothing_is_written_when_building_fails(values, tmp_path):
@@ -471,6 +525,12 @@ def test_a_file_of_ones_own_end_to_end(values, npz, tmp_path, monkeypatch):
     assert run.history[-1]["step"] == 5 and run.metrics["n"] == 6
     numbers = [v for record in run.history for v in record.values()]
     assert all(map(math.isfinite, numbers))
+    m = run.metrics
+    assert m["bound_on"] == ("log p(x|y)" if config.conditional else "log p(x)")
+    # beta * latents / pixels; total correlation and gamma leave the KL a beta of 1.
+    assert m["beta_norm"] == pytest.approx(values.get("beta", 1.0) * 3 / 64)
+    assert (m["kl_sd"] is None) == (m["kl_estimator"] != "closed form")
+    assert (m["latents"], m["divergence_components"]) == (3, 6) and m["divergence"] is not None
     loaded = load_run(run.path)
     assert loaded.vae.n_classes == (3 if config.conditional else 0)
     for name in ("capacity", "gamma"):
@@ -483,6 +543,40 @@ def test_a_file_of_ones_own_end_to_end(values, npz, tmp_path, monkeypatch):
 
 def test_a_run_of_one_latent_has_no_density_picture(npz, tmp_path):
     run = train(Config(npz, steps=2, latent_dim=1), tmp_path / "run")
+    assert {p.stem for p in (run.path / "figures").iterdir()} == FIGURES - {"aggregate_posterior"}
+
+
+FULL = """
+import pyro.distributions as dist, torch
+class Full(torch.nn.Module):
+    def __init__(self, x_shape, latent_dim):
+        super().__init__()
+        self.loc = torch.nn.Linear(x_shape[0], latent_dim)
+    def forward(self, x):
+        loc = self.loc(x)
+        return dist.MultivariateNormal(loc, scale_tril=torch.eye(loc.shape[1]) * 0.5)
+def net(x_shape, latent_dim, extra=0, scale=False):
+    from pyro_bvae.networks import mlp
+    return Full(x_shape, latent_dim), mlp(x_shape, latent_dim, extra, scale)[1]
+"""
+
+
+def test_a_posterior_of_full_covariance(tmp_path, monkeypatch):
+    (tmp_path / "own_full.py").write_text(FULL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    try:
+        with pytest.raises(TypeError, match=r"the posterior must be a product over latents"):
+            train(Config(network="own_full:net", beta_tc=2.0, steps=2), "refused")
+        assert not Path("refused").exists()
+        run = train(Config(network="own_full:net", steps=2), "run")
+    finally:
+        sys.modules.pop("own_full", None)
+    m = run.metrics
+    assert m["divergence"] is None and m["divergence_name"] == "inclusive-kl"
+    assert m["divergence_components"] == 400
+    assert m["rate_minus_log_components"] == pytest.approx(m["kl"] - math.log(400))
+    assert m["idle_means"].startswith("do not move with x")
     assert {p.stem for p in (run.path / "figures").iterdir()} == FIGURES - {"aggregate_posterior"}
 
 

@@ -317,6 +317,9 @@ def test_records_are_means_over_the_steps_of_an_epoch():
         assert record == pytest.approx(expected, rel=1e-6)
         assert loss == pytest.approx(2 * kl - log_px_z + 0.5 * divergence, rel=1e-5)
     assert "divergence" not in trained(tiny(), DecompositionELBO(), data, steps=1)[0]
+    # A batch larger than the data is the data.
+    record = trained(tiny(), DecompositionELBO(0.5, inclusive_kl), data, epochs=1, batch_size=64)[0]
+    assert record["rate_minus_log_batch"] == pytest.approx(record["kl"] - np.log(6))
 
 
 def test_records_say_how_the_kl_was_found_and_that_d_was_detached():

@@ -91,6 +91,18 @@ class Data:
         """Return the rows `index` (int64 `(batch,)`) of `x` as an array `(batch, *x_shape)`."""
         return np.asarray(self.x[index])
 
+    def tensors(
+        self, rows: np.ndarray, device: torch.device | str = "cpu"
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return `rows` as networks read them: x by `to_float` and labels, on `device`.
+
+        Returns:
+            x float32 `(batch, *x_shape)`; labels int64 `(batch,)`, or None without labels.
+        """
+        x = torch.from_numpy(np.require(self.batch(rows), requirements=["C", "W"]))
+        labels = None if self.labels is None else torch.from_numpy(self.labels[rows]).to(device)
+        return to_float(x.to(device)), labels
+
     def subset(self, indices: np.ndarray) -> Data:
         """Return the rows `indices` as a `Data` of its own; a lazily read `x` stays lazy.
 

@@ -23,7 +23,7 @@ _PROBED_ROWS = 256
 def to_rows(x: np.ndarray | Rows, owner: str) -> np.ndarray | Rows:
     """Bring an array of the user's own to the layout and dtype of `Data.x`.
 
-    Images `(n, h, w)`, `(n, h, w, c)` with c in {1, 3, 4}, and `(n, c, h, w)` become
+    Images `(n, h, w)`, `(n, h, w, c)` with c in {1, 3}, and `(n, c, h, w)` become
     `(n, c, h, w)`; uint8 that holds only 0 and 1 becomes 0 and 255; other floats become float32.
 
     Args:
@@ -47,8 +47,14 @@ def to_rows(x: np.ndarray | Rows, owner: str) -> np.ndarray | Rows:
             f"{owner}: x must be shaped (n, d), (n, height, width), (n, height, width, channels) "
             f"or (n, channels, height, width), none of them 0; got {tuple(x.shape)}. Reshape it."
         )
-    channels = (1, 3, 4)
+    channels = (1, 3)
     channels_last = len(x.shape) == 4 and x.shape[3] in channels and x.shape[1] not in channels
+    found = x.shape[3 if channels_last else 1] if len(x.shape) == 4 else 1
+    if found not in channels:
+        raise ValueError(
+            f"{owner}: images must have 1 or 3 channels; got shape {tuple(x.shape)}. "
+            "Drop the transparency channel, or choose channels."
+        )
     binary = x.dtype == np.uint8 and _probe(x).max() <= 1
     convert = partial(_convert, channels_last=channels_last, binary=binary, owner=owner)
     shape = tuple(x.shape)

@@ -52,7 +52,7 @@ class VampPrior(nn.Module):
         if x is None:
             start, low, high = torch.rand(n_components, *x_shape), 0.0, 1.0
         else:
-            rows = torch.randint(len(x), (n_components,)).sort().values.numpy()
+            rows = _distinct(len(x), n_components)
             start = torch.as_tensor(np.asarray(x[rows])).to(dtype)
             low, high = float(np.min(x)), float(np.max(x))
             if x.dtype == np.uint8:
@@ -112,6 +112,12 @@ class VampPrior(nn.Module):
         """Index of the most responsible component for each ``z (n, D)``: int64 ``(n,)``."""
         components = dist.Normal(*self._components()).to_event(1)
         return components.log_prob(z.unsqueeze(1)).argmax(1)
+
+
+def _distinct(n: int, k: int) -> np.ndarray:
+    """``k`` sorted rows of ``n``, each once before any comes twice: equal pseudo-inputs never part."""
+    rounds = [torch.randperm(n) for _ in range(-(-k // n))]
+    return torch.cat(rounds)[:k].sort().values.numpy()
 
 
 class Flow(nn.Module):
