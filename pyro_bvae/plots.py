@@ -273,7 +273,7 @@ def _point_figure(
 ) -> Figure:
     """Draw `(title, (n, d) points)` panels on the same axes, in the first's two components."""
     base = panels[0][1] if reference is None else reference
-    names, mean, basis = ("x1", "x2"), np.zeros(base.shape[1]), np.eye(base.shape[1])
+    names, mean, basis = ("x0", "x1"), np.zeros(base.shape[1]), np.eye(base.shape[1])
     if base.shape[1] != 2:
         names, mean = ("principal component 1", "principal component 2"), base.mean(0)
         axes_of_x = np.linalg.eigh((base - mean).T @ (base - mean))[1][:, ::-1]
@@ -286,7 +286,8 @@ def _point_figure(
         _scatter(ax, (x - mean) @ basis, labels)
         ax.set(title=title, xlabel=names[0], ylabel=names[1], aspect="equal")
     if axes[-1].get_legend_handles_labels()[0]:
-        axes[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, markerscale=1.5)
+        handles = axes[-1].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside right upper", fontsize=8, markerscale=1.5)
     return figure
 
 
