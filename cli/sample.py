@@ -11,7 +11,13 @@ from .errors import one_sentence
 
 @click.command("sample")
 @click.argument("run", type=click.Path())
-@click.option("-n", default=64, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option(
+    "-n",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many; a PNG shows at most 64.",
+)
 @click.option("--label", type=click.IntRange(0), help="Class to draw, for a conditional model.")
 @click.option(
     "--seed",

@@ -22,7 +22,7 @@ def command(out: str | None, quiet: bool, **values: Any) -> None:
     The objective is E log p(x|z) - beta KL(q(z|x) || p(z)) - alpha D(q(z), p(z)); with --gamma and
     --capacity it is E log p(x|z) - gamma |KL - C|. All in nats per example. beta rises from 0 over the
     first two thirds of training unless --beta-warmup says otherwise (0 switches it off); beside
-    --gamma it is 1.
+    --gamma, beta is 1 throughout.
 
     \b
     pyro-bvae train --prior mixture --alpha 1
@@ -124,7 +124,8 @@ def summary_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
     if "purity" in m:
         rows.append(("cluster purity", f"{m['purity']:9.3f}"))
         rows.append(("components used", f"{m['components_used']:5d} of {m['components']}"))
-    rows.append(("active latents", f"{m['active_units']:5d} of {m['latents']}"))
+    criterion = "KL > .01 nats" if m["kl_per_latent"] is not None else "variance of means > .01"
+    rows.append((f"active latents, {criterion}", f"{m['active_units']:5d} of {m['latents']}"))
     if "hoyer" in m:
         rows.append(
             ("Hoyer sparsity (Gaussian null)", f"{m['hoyer']:9.3f}  ({m['hoyer_null']:.3f})")

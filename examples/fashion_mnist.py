@@ -16,6 +16,7 @@ https://arxiv.org/abs/1812.02833
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,13 @@ def run_one(w: float, alpha: float, args: argparse.Namespace) -> Run:
         seed=args.seed,
         device=args.device,
     )
-    out = Path(args.out) / f"w{w:g}-alpha{alpha:g}-seed{args.seed}"
-    if (out / "metrics.json").exists():
-        return load_run(out)
-    run = train(config, out)
+    out = Path(args.out) / f"w{w:g}-alpha{alpha:g}-epochs{args.epochs}-seed{args.seed}"
+    if (out / "metrics.json").exists():  # finished before: read it back
+        run = load_run(out)
+    elif out.exists():
+        sys.exit(f"{out} holds an unfinished run. Move it away, or choose another --out.")
+    else:
+        run = train(config, out)
     draw(run)
     return run
 

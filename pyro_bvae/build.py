@@ -27,9 +27,10 @@ from .training import steps_per_epoch
 from .vae import VAE
 
 _BLOCK = 4096  # rows of a file scanned at a time
+_NOT_FINITE = "--dataset: values must be finite; got NaN or infinity. Remove or fill those rows."
 _HELD_BYTES = 1 << 30  # data on disk up to this size are read once
 _LEAST_STEPS = 2000  # of a training on data of one's own, whatever its size
-_ROWS_FOR_PRIOR = 10_000  # of data read lazily, for priors that start at the data
+_ROWS_FOR_PRIOR = 10_000  # for priors that start at the data
 
 
 class Built(NamedTuple):
@@ -105,7 +106,10 @@ def load(config: Config) -> tuple[Data, Data]:
 def _hold(data: Data) -> Data:
     if data.resident or math.prod(data.x.shape) * data.x.dtype.itemsize > _HELD_BYTES:
         return data
-    return dataclasses.replace(data, x=data.batch(np.arange(len(data))))
+    x = data.batch(np.arange(len(data)))
+    if not np.isfinite(x).all():  # said here: Data would name a row of this part, not of the file
+        raise ValueError(_NOT_FINITE)
+    return dataclasses.replace(data, x=x)
 
 
 def _resolve_by_data(config: Config, train: Data) -> Config:
@@ -158,11 +162,7 @@ def _range(data: Data) -> tuple[float, float]:
     for start in range(0, len(data), _BLOCK):
         x = data.batch(np.arange(start, min(start + _BLOCK, len(data))))
         if not np.isfinite(x).all():
-            row = start + int(np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))[0])
-            raise ValueError(
-                f"--dataset: values must be finite; got NaN or infinity, first in row {row}. "
-                "Remove or fill those rows."
-            )
+            raise ValueError(_NOT_FINITE)
         low, high = min(low, float(x.min())), max(high, float(x.max()))
     return low, high
 
@@ -219,7 +219,7 @@ def make_prior(config: Config, x_shape: Sequence[int], x: Any = None) -> nn.Modu
         options.setdefault("x_shape", tuple(x_shape))
     if "x" in known and x is not None and config.prior in priors.PRIORS:
         rows = np.linspace(0, len(x) - 1, min(len(x), _ROWS_FOR_PRIOR)).astype(np.int64)
-        options["x"] = x if isinstance(x, np.ndarray) else np.asarray(x[rows])
+        options["x"] = np.asarray(x[rows])
     if "latent_dim" in known:
         options.setdefault("latent_dim", config.latent_dim)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
@@ -248,15 +248,11 @@ def make_objective(config: Config, n_train: int) -> TermsELBO:
     return DecompositionELBO(alpha, make_divergence(config, name, n_train), **particles)
 
 
-def make_divergence(
-    config: Config, name: str | None, n_train: int, n_samples: int | None = None
-) -> Callable[..., Tensor] | None:
-    """D by its key, with the configuration's estimator; ``n_samples`` of the prior where it draws any."""
+def make_divergence(config: Config, name: str | None, n_train: int) -> Callable[..., Tensor] | None:
+    """D by its key, with the configuration's estimator."""
     if name is None:
         return None
     options: dict[str, Any] = {}
-    if name == "inclusive-kl" and n_samples is not None:
-        options["n_samples"] = n_samples
     if name in ("exclusive-kl", "total-correlation"):
         options["dataset_size"] = n_train
         if config.estimator is not None:

@@ -96,7 +96,8 @@ def total_correlation(
 ) -> Tensor:
     """TC(z) = KL(q(z) || prod_d q(z_d)), in nats: dependence between latents; the prior is unused.
 
-    With alpha = beta_tc - 1 and beta = 1 this is the beta-TCVAE. Estimators as `exclusive_kl`.
+    With alpha = beta_tc - 1 and beta = 1 this is the beta-TCVAE. Estimators as `exclusive_kl`; on small
+    batches ``"mss"`` can be negative, which total correlation is not.
 
     Returns:
         Tensor ``()``.

@@ -364,7 +364,8 @@ class CapacityELBO(TermsELBO):
             # The penalty is convex: the noise of a one-sample KL would count as excess.
             raise ValueError(
                 "CapacityELBO: reduction 'example' needs a KL in closed form; site "
-                f"{self.monte_carlo_sites[0]!r} has none. Use reduction='batch', or a Gaussian prior."
+                f"{self.monte_carlo_sites[0]!r} has none. Use reduction='batch' (--reduction batch), or "
+                "a Gaussian prior."
             )
         excess = (kl.mean() if self.reduction == "batch" else kl) - self.__dict__["_capacity"].to(
             kl.dtype

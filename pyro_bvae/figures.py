@@ -53,7 +53,7 @@ def _figures(vae: VAE, train: Data, test: Data, codes: Codes) -> dict[str, Any]:
     x_hat = vae.reconstruct(
         torch.from_numpy(x).to(device), None if given is None else given.to(device)
     )
-    n = 2000 if points else _SHOWN
+    n = 500 if points else _SHOWN
     spread = np.linspace(0, len(train) - 1, min(n, len(train))).astype(np.int64)
     shown, shown_labels = _data(train, spread)
     figures = {
@@ -72,12 +72,11 @@ def _figures(vae: VAE, train: Data, test: Data, codes: Codes) -> dict[str, Any]:
     return figures
 
 
-def _samples_by_class(vae: VAE, n: int = 80, most: int = 10) -> Any:
+def _samples_by_class(vae: VAE, rows: int = 8, most: int = 10) -> Any:
     """One z a row, one class a column: what the latents hold once the label is given."""
     from . import plots
 
     columns = min(vae.n_classes, most)
-    rows = max(1, min(8, n // columns))
     z = vae.p_z().sample((rows,)).repeat_interleave(columns, 0)
     labels = torch.arange(columns, device=z.device).repeat(rows)
     x = _numpy(vae.p_x(z, labels).mean)
@@ -114,15 +113,16 @@ def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: i
         if labels is not None and label is not None:
             labels = torch.full_like(labels, label)
         x = _samples(vae, n, labels)
-        if path.suffix == ".npz":
-            arrays: dict[str, Any] = {"x": x}
-            if labels is not None:
-                arrays["labels"] = _numpy(labels)
-            np.savez_compressed(path, **arrays)
-        elif labels is not None and label is None and x.ndim == 4:
-            _samples_by_class(vae, n).savefig(path, dpi=150)
-        else:
-            plots.samples(x).savefig(path, dpi=150)
+    if path.suffix == ".npz":
+        arrays: dict[str, Any] = {"x": x}
+        if labels is not None:
+            arrays["labels"] = _numpy(labels)
+        np.savez_compressed(path, **arrays)
+        return
+    title = "samples from the prior"
+    if labels is not None:
+        title += ", classes in turn" if label is None else f", class {label}"
+    plots.samples(x, title).savefig(path, dpi=150)
 
 
 def _aggregate(vae: VAE, test: Data, codes: Codes) -> Any:

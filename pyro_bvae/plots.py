@@ -23,7 +23,7 @@ Extent = tuple[float, float, float, float]  # left, right, bottom, top, as imsho
 
 # Okabe and Ito's colour-blind-safe colours, without black: density maps are dark.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-TERMS = {"log_px_z": "E log p(x|z)", "kl": "KL(q(z|x), p(z))", "divergence": "D", "elbo": "ELBO"}
+TERMS = {"log_px_z": "E log p(x|z)", "kl": "KL(q(z|x) ‖ p(z))", "divergence": "D", "elbo": "ELBO"}
 SCHEDULED = {"β": "beta", "α": "alpha", "C (nats)": "capacity"}
 
 

@@ -238,10 +238,7 @@ def _finish(path: Path, built: Built, history: list[Record]) -> None:
     name = c.divergence or default_divergence(cast(int, c.latent_dim))
     if c.beta_tc is not None:
         name = "total-correlation"
-    n = len(built.test)
-    # Up to 20,000 samples of the prior, as many as a few seconds allow.
-    samples = max(1000, min(20_000, 10**9 // (n * cast(int, c.latent_dim))))
-    divergence = make_divergence(c, name, n, samples)
+    divergence = make_divergence(c, name, len(built.test))
     torch.manual_seed(c.seed)
     codes = encode_data(built.vae, built.test, built.transform)
     metrics = evaluate(built.vae, built.test, divergence=divergence, codes=codes, seed=c.seed)

@@ -276,14 +276,8 @@ def test_data_must_be_finite(suffix, held, row, tmp_path, monkeypatch):
         build(Config(str(path), test_fraction=0.0001))
 
 
-@pytest.mark.parametrize(
-    "held, sentence",
-    [
-        (1 << 30, r"^Data: x must be finite; got 1 NaN or infinite values, the first in row 5\."),
-        (0, r"^--dataset: values must be finite; got NaN or infinity, first in row 5\. Remove"),
-    ],
-)
-def test_the_test_part_must_be_finite(held, sentence, tmp_path, monkeypatch):
+@pytest.mark.parametrize("held", [1 << 30, 0])
+def test_the_test_part_must_be_finite(held, tmp_path, monkeypatch):
     monkeypatch.setattr("pyro_bvae.build._HELD_BYTES", held)
     path = tmp_path / "x.npy"
     x = np.arange(80, dtype=np.float32).reshape(40, 2)
@@ -292,7 +286,9 @@ def test_the_test_part_must_be_finite(held, sentence, tmp_path, monkeypatch):
     row = int(build(config).test.batch(np.array([5]))[0, 0]) // 2
     x[row, 1] = math.inf
     np.save(path, x)
-    with pytest.raises(ValueError, match=sentence):
+    # No row is named: it would be one of the shuffled part, not of the file.
+    said = r"^--dataset: values must be finite; got NaN or infinity\. Remove or fill those rows\.$"
+    with pytest.raises(ValueError, match=said):
         build(config)
 
 
@@ -627,5 +623,3 @@ def test_divergence_by_key(name):
     sized = name in ("exclusive-kl", "total-correlation")
     assert function.keywords == ({"dataset_size": 99} if sized else {})
     assert make_divergence(Config(), None, 99) is None
-    drawn = make_divergence(Config(), name, 99, n_samples=7).keywords
-    assert drawn == function.keywords | ({"n_samples": 7} if name == "inclusive-kl" else {})

@@ -225,7 +225,9 @@ def test_train_prints_a_summary_and_what_comes_next(trained):
     assert re.search(r"^  D\(q\(z\), p\(z\)\)  inclusive-kl +-?\d+\.\d{3}$", result.stdout, re.M)
     assert re.search(r"^  cluster purity +[01]\.\d{3}$", result.stdout, re.M)
     assert re.search(r"^  components used +\d of 4$", result.stdout, re.M)
-    assert re.search(r"^  active latents +[012] of 2$", result.stdout, re.M)
+    assert re.search(
+        r"^  active latents, variance of means > .01 +[012] of 2$", result.stdout, re.M
+    )
     assert "below log p(x)" in result.stdout and "p(x|y)" not in result.stdout
     assert lines[-2].endswith("figures/aggregate_posterior.png first")
     assert lines[-1] == f"Next: pyro-bvae sample {out}"
@@ -315,30 +317,49 @@ def test_sample_numbers(trained, tmp_path):
             assert np.array_equal(file["x"], first) == same
 
 
-def test_samples_of_a_conditional_image_model_are_one_class_a_column(
-    conditional, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    "options, title, labels",
+    [
+        (("-n", 5), "samples from the prior, classes in turn", [0, 1, 2, 0, 1]),
+        (("-n", 4, "--label", 2), "samples from the prior, class 2", [2, 2, 2, 2]),
+    ],
+)
+def test_samples_of_a_conditional_image_model_say_their_class(
+    options, title, labels, conditional, tmp_path, monkeypatch
 ):
-    run, _ = conditional
-    seen, drawn, p_x = {}, [], VAE.p_x
-    real = plots.traversals
+    seen, p_x, samples = {}, VAE.p_x, plots.samples
 
-    def record(x, rows, columns, title):
-        seen.update(shape=x.shape, rows=rows, columns=columns)
-        return real(x, rows, columns, title)
+    def record(x, title):
+        seen.update(shape=x.shape, title=title)
+        return samples(x, title)
+
+    def watch(self, z, labels=None):
+        seen["labels"] = labels.tolist()
+        return p_x(self, z, labels)
+
+    monkeypatch.setattr(plots, "samples", record)
+    monkeypatch.setattr(VAE, "p_x", watch)
+    out = ("--out", tmp_path / "x.png")
+    assert call("sample", conditional[0], *options, *out).exit_code == 0
+    assert seen == {"shape": (len(labels), 1, 8, 8), "title": title, "labels": labels}
+
+
+def test_pictures_of_a_conditional_run_hold_one_draw_a_row(conditional, monkeypatch):
+    from pyro_bvae.figures import _samples_by_class
+
+    drawn, p_x = [], VAE.p_x
 
     def watch(self, z, labels=None):
         drawn.append((z, labels))
         return p_x(self, z, labels)
 
-    monkeypatch.setattr(plots, "traversals", record)
     monkeypatch.setattr(VAE, "p_x", watch)
-    assert call("sample", run, "-n", 12, "--out", tmp_path / "x.png").exit_code == 0
-    assert seen["shape"] == (4, 3, 1, 8, 8)
-    assert seen["columns"] == ["class 0", "class 1", "class 2"] and len(seen["rows"]) == 4
+    with torch.no_grad():
+        _samples_by_class(runs.load_run(conditional[0]).vae, rows=4)
     z, labels = drawn[-1]
-    z = z.reshape(4, 3, 2)
+    z = z.reshape(4, 3, -1)
     assert labels.reshape(4, 3).tolist() == [[0, 1, 2]] * 4
-    assert torch.equal(z, z[:, :1].expand(4, 3, 2)) and len(z[:, 0].unique(dim=0)) == 4
+    assert torch.equal(z, z[:, :1].expand_as(z)) and len(z[:, 0].unique(dim=0)) == 4
 
 
 def test_sample_of_a_class(conditional, tmp_path):
@@ -433,7 +454,7 @@ BAD = {
     "prior-arg without key": ("--prior-arg =5", r"--prior-arg must be KEY=VALUE; got '=5'"),
     "pca beyond the rank": ("--prior pca --latent-dim 3", r"at most the rank .*, 2; got 3"),
     "flow in 1-D": ("--prior flow --latent-dim 1", r"Flow: latent_dim must be at least 2"),
-    "nan": ("--dataset nan.npy", r"must be finite; got 1 NaN or infinite values"),
+    "nan": ("--dataset nan.npy", r"--dataset: values must be finite; got NaN"),
     "wide images": ("--dataset wide.npz", r"images must lie in \[0, 1\]; got values from -?\d"),
     "four channels": ("--dataset rgba.npz", r"images must have 1 or 3 channels; got shape \(20, 8"),
     "full covariance": (

@@ -557,7 +557,7 @@ def test_the_penalty_of_each_example_refuses_a_monte_carlo_kl(penalty):
     vae, x = tiny(unit_mixture()), rows()
     sentence = (
         "^CapacityELBO: reduction 'example' needs a KL in closed form; site 'z' has none. "
-        "Use reduction='batch', or a Gaussian prior.$"
+        "Use reduction='batch' \\(--reduction batch\\), or a Gaussian prior.$"
     )
     with pytest.raises(ValueError, match=sentence):
         CapacityELBO(1.0, 0.5, penalty, "example").loss(vae.model, vae.guide, x)

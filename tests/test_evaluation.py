@@ -223,10 +223,12 @@ def test_a_divergence_sees_every_posterior_and_samples_of_the_first_rows(max_row
     rate = codes.kl.mean().item()
     assert out == {
         "divergence": 1.5,
+        "divergence_at_half": 1.5,
         "divergence_components": 40,
         "rate_minus_log_components": pytest.approx(rate - math.log(40), rel=1e-6),
     }
-    ((q_z, p_z, z),) = seen
+    (q_z, p_z, z), (half, _, z_half) = seen
+    assert torch.equal(half.mean, q_z.mean[:20]) and torch.equal(z_half, z[:20][: len(z_half)])
     assert q_z.batch_shape == (40,) and p_z.batch_shape == () and z.shape == (n, 3)
     # Every row once, in an order of its own, and z_i of the i-th.
     rows = torch.cdist(q_z.mean, codes.loc).argmin(1)
@@ -308,6 +310,7 @@ def config(**options):
         "gamma": None,
         "capacity": None,
         "penalty": "absolute",
+        "conditional": False,
     }
     return SimpleNamespace(**defaults | options)
 
@@ -423,3 +426,46 @@ def test_bias_matters_to_kl_divergences_alone(what):
         assert "9.0 nats > 1" in sentence
     for name in ("mmd", "mmd-per-dim", None):
         assert diagnose(biased | {"divergence_name": name}, config()) == []
+
+
+@pytest.mark.parametrize(
+    "value, half, said",
+    [
+        (0.1, 0.14, False),
+        (6.0, 6.5, False),
+        (6.0, 6.7, True),
+        (1.0, 1.3, True),
+        (None, None, False),
+    ],
+)
+def test_a_divergence_still_falling_with_the_rows_is_said(value, half, said):
+    metrics = {"divergence": value, "divergence_at_half": half, "divergence_components": 400}
+    says = diagnose(FINE | metrics, config())
+    assert len(says) == said
+    if said:
+        begin = f"D depends on how many rows it sees ({half:.2f} nats at 200, {value:.2f} at 400)"
+        assert says[0].startswith(begin) and says[0].endswith("use --divergence mmd-per-dim.")
+
+
+def test_remedies_are_options_that_are_not_refused():
+    biased = FINE | {"rate_minus_log_batch": 1.5, "divergence_name": "total-correlation"}
+    (said,) = diagnose(biased, config(beta_tc=6.0))
+    assert said.endswith("use a larger batch.")
+    shared = FINE | {"purity": 0.4, "components_used": 2}
+    assert diagnose(shared, config(conditional=True)) == []
+
+
+def test_inclusive_kl_draws_many_prior_samples_unless_told():
+    drawn = []
+
+    def counting():
+        p_z = Gaussian(3)()
+        rsample = p_z.rsample
+        p_z.rsample = lambda shape: drawn.append(shape[0]) or rsample(shape)
+        return p_z
+
+    vae, codes, _ = codes_and_posteriors()
+    vae.p_z = counting
+    aggregate_divergence(vae, codes, inclusive_kl)
+    aggregate_divergence(vae, codes, functools.partial(inclusive_kl, n_samples=7))
+    assert drawn == [20_000, 20_000, 7, 7]
