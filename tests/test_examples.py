@@ -61,7 +61,7 @@ def test_fashion_mnist(tmp_path, monkeypatch, capsys):
     run("fashion_mnist.py", *arguments, monkeypatch=monkeypatch)
     row = capsys.readouterr().out.splitlines()[-1].split()
     assert [float(row[0]), float(row[1])] == [0.8, 100]
-    figures = tmp_path / "w0.8-alpha100-seed0" / "figures"
+    figures = tmp_path / "w0.8-alpha100-epochs1-seed0" / "figures"
     for name in ("class_means.png", "traversals.png", "aggregate_posterior.png"):
         picture(figures / name)
 

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     ),
     # reading
     "metrics": (),
-    "evaluation": ("datasets", "elbo", "metrics", "vae"),
+    "evaluation": ("datasets", "divergences", "metrics", "vae"),
     "plots": (),
     "figures": ("datasets", "evaluation", "plots", "training", "vae"),
     # disk
