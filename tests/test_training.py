@@ -199,7 +199,8 @@ def test_read_only_arrays_do_not_warn():
     labels.setflags(write=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        trained(tiny(n_classes=3), DecompositionELBO(), Data(x, labels), steps=2)
+        history = trained(tiny(n_classes=3), DecompositionELBO(), Data(x, labels), steps=2)
+    assert history[-1]["step"] == 2 and not x.flags.writeable
 
 
 def test_an_epoch_visits_every_row_once_in_an_order_of_its_seed():

@@ -223,8 +223,10 @@ def test_reconstruct_is_the_mean_at_the_posterior_mean():
 
 
 def test_check_passes_what_fits():
-    linear().check(X)
-    linear(n_classes=3, encode_labels=True).check(X, LABELS)
+    for vae, labels in ((linear(), None), (linear(n_classes=3, encode_labels=True), LABELS)):
+        state = torch.get_rng_state()
+        vae.check(X, labels)
+        assert vae.training and torch.equal(torch.get_rng_state(), state)
 
 
 def test_check_names_the_part_that_does_not_fit():
