@@ -94,9 +94,11 @@ def _summary(run: Any) -> None:
         f"\nTrained {c.dataset} with the {c.prior} prior: {int(run.history[-1]['step'])} steps in "
         f"{seconds:.1f} s on {next(run.vae.parameters()).device}. Final beta {run.vae.beta:g}{norm}."
     )
-    click.echo("Held-out, nats per example" + f" (n = {m['n']}):")
-    for text, value in summary_rows(m):
-        click.echo(f"  {text:<34} {value}")
+    click.echo(f"Held-out, nats per example (n = {m['n']}):")
+    rows = summary_rows(m)
+    width = max(len(text) for text, _ in rows)
+    for text, value in rows:
+        click.echo(f"  {text:<{width}} {value}")
     for sentence in m["diagnosis"]:
         click.echo(f"Note: {sentence}")
     first = run.path / "figures" / "aggregate_posterior.png"
