@@ -1,12 +1,21 @@
 """Metrics on hand-made codes, on the nulls of metrics.md, and against scikit-learn."""
 
+import gzip
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from scipy import ndimage
+from sklearn.metrics import (
+    adjusted_rand_score,
+    normalized_mutual_info_score,
+    silhouette_samples,
+)
 
-from pyro_bvae.metrics import cluster_scores, hoyer
-from pyro_bvae.metrics.clusters import USED_SHARE
+from pyro_bvae.metrics import cluster_scores, hoyer, images, sharpness
+from pyro_bvae.metrics.clusters import SILHOUETTE_CODES, USED_SHARE
 from pyro_bvae.metrics.sparsity import DEAD, gaussian_null
 from pyro_bvae.priors import SpikeSlab
 
@@ -100,12 +109,12 @@ def test_hoyer_is_zero_where_fewer_than_two_dimensions_live(codes, drop_dead):
 
 
 def test_hoyer_errors():
-    with pytest.raises(ValueError, match=r"got shape \(5,\)"):
+    with pytest.raises(ValueError, match=r"hoyer: codes must have shape \(n, latent_dim\).*\(5,\)"):
         hoyer(np.zeros(5))
-    with pytest.raises(ValueError, match=r"hoyer: codes must be finite.*\(0, 3\)"):
+    with pytest.raises(ValueError, match=r"hoyer: codes must have shape .* n >= 1; got \(0, 3\)"):
         hoyer(np.zeros((0, 3)))
-    with pytest.raises(ValueError, match="2 not finite"):
-        hoyer(np.array([[1.0, np.nan], [np.inf, 0.0]]))
+    with pytest.raises(ValueError, match="hoyer: codes must be finite; got 2 NaN.*first in row 1"):
+        hoyer(np.array([[1.0, 0.0], [np.nan, np.inf]]))
 
 
 # Clusters
@@ -164,3 +173,114 @@ def test_cluster_errors():
         cluster_scores(np.zeros((2, 2), int), np.zeros((2, 2), int))
     with pytest.raises(ValueError, match="n >= 1"):
         cluster_scores(np.zeros(0, int), np.zeros(0, int))
+
+
+def test_silhouette_by_hand():
+    """Two pairs, a unit wide and 10 apart: a = 1, b = 10.5 from the outer and 9.5 from the inner end."""
+    codes, assignments = np.array([[0.0], [1], [10], [11]]), np.array([3, 3, 8, 8])
+    score = cluster_scores(assignments, assignments, codes=codes)
+    assert score.details["silhouette"] == pytest.approx((9.5 / 10.5 + 8.5 / 9.5) / 2, abs=1e-12)
+    assert score.details["silhouette_codes"] == 4
+    assert "silhouette" not in cluster_scores(assignments, assignments).details
+
+
+def test_silhouette_of_many_codes_takes_evenly_spaced_ones():
+    n = 2 * SILHOUETTE_CODES - 1  # every second one
+    assignments = np.arange(n) // 2 % 2
+    codes = np.random.default_rng(0).normal(size=(n, 2)) + assignments[:, None]
+    details = cluster_scores(assignments, assignments, codes=codes).details
+    expected = silhouette_samples(codes[::2], assignments[::2]).mean()
+    assert details["silhouette_codes"] == SILHOUETTE_CODES
+    assert details["silhouette"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("assignments", [np.zeros(5, int), np.arange(5)])
+def test_silhouette_needs_clusters(assignments):
+    details = cluster_scores(assignments, np.zeros(5, int), codes=np.ones((5, 2))).details
+    assert details["silhouette"] is None
+
+
+def test_silhouette_errors():
+    with pytest.raises(ValueError, match="a row for each of the 3 assignments; got 4"):
+        cluster_scores(np.arange(3), np.arange(3), codes=np.ones((4, 2)))
+    with pytest.raises(ValueError, match="cluster_scores: codes must be finite"):
+        cluster_scores(np.arange(3), np.arange(3), codes=np.full((3, 2), np.nan))
+
+
+# Sharpness
+
+NOISE = np.random.default_rng(3).integers(0, 256, size=(5, 7, 6), dtype=np.uint8)
+
+
+def test_sharpness_by_hand():
+    image = np.array([[10, 0, 0], [0, 0, 0], [0, 0, 20]], dtype=np.uint8)
+    # mirrored about the outermost pixels: beside each corner stands its inner neighbour twice
+    response = np.array([[-40, 10, 0], [10, 0, 20], [0, 20, -80]])
+    assert sharpness(image[None]).value == pytest.approx(response.var(), abs=1e-12)
+
+
+def test_sharpness_agrees_with_a_loop_and_with_scipy():
+    kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
+    values, scipy_values = [], []
+    for image in NOISE.astype(float):
+        response = np.zeros_like(image)
+        height, width = image.shape
+        for i in range(height):
+            for j in range(width):
+                for di, dj in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+                    # -1 -> 1 and height -> height - 2
+                    y, x = abs(i + di), abs(j + dj)
+                    y, x = min(y, 2 * (height - 1) - y), min(x, 2 * (width - 1) - x)
+                    response[i, j] += image[y, x] - image[i, j]
+        values.append(response.var())
+        scipy_values.append(ndimage.convolve(image, kernel, mode="mirror").var())
+    score = sharpness(NOISE)
+    assert score.value == pytest.approx(np.mean(values), abs=1e-9)
+    assert score.value == pytest.approx(np.mean(scipy_values), abs=1e-9)
+    assert score.details["standard_error"] == pytest.approx(np.std(values) / np.sqrt(5), abs=1e-9)
+    assert (score.details["n"], score.details["height"], score.details["width"]) == (5, 7, 6)
+
+
+def test_sharpness_of_each_layout(monkeypatch):
+    expected = sharpness(NOISE).value
+    assert sharpness(NOISE[:, None]).value == expected
+    assert sharpness(NOISE / 255).value == pytest.approx(expected, rel=1e-12)
+    assert sharpness((NOISE / 255).astype(np.float32)).value == pytest.approx(expected, rel=1e-6)
+    grey_as_colour = np.repeat(NOISE[:, None], 3, axis=1)
+    assert sharpness(grey_as_colour).value == pytest.approx(expected, rel=1e-12)
+    for channel, weight in enumerate((0.299, 0.587, 0.114)):  # ITU-R BT.601
+        colour = np.zeros((5, 3, 7, 6))
+        colour[:, channel] = NOISE / 255
+        assert sharpness(colour).value == pytest.approx(weight**2 * expected, rel=1e-12)
+    monkeypatch.setattr(images, "_BLOCK", 2 * 7 * 6)  # two images at a time
+    assert sharpness(NOISE).value == expected
+    assert sharpness(NOISE[:, ::-1]).value == pytest.approx(expected, rel=1e-12)
+    assert sharpness(NOISE // 2 + 9).value != pytest.approx(expected, rel=0.1)
+    assert sharpness(np.full((2, 4, 4), 0.3)).value == pytest.approx(0, abs=1e-20)
+
+
+def test_sharpness_of_mnist():
+    folder = Path(os.environ.get("PYRO_BVAE_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    file = folder / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"  # load_dataset would unpack all
+    if not file.is_file():
+        pytest.skip(f"{file} is absent; set PYRO_BVAE_DATA")
+    pixels = np.frombuffer(
+        gzip.decompress(file.read_bytes()), np.uint8, offset=16, count=2000 * 784
+    )
+    x = torch.from_numpy(pixels.reshape(2000, 1, 28, 28).copy()) / 255
+    large = torch.nn.functional.interpolate(x, size=(32, 32), mode="bilinear")
+    score = sharpness(large.numpy())
+    assert abs(score.value - 3452) < 4 * score.details["standard_error"]  # 3,452 on all 10,000
+    assert score.details["standard_error"] < 30
+
+
+def test_sharpness_errors():
+    with pytest.raises(TypeError, match=r"sharpness: images must be uint8 .* got dtype int64"):
+        sharpness(NOISE.astype(np.int64))
+    for shape in ((5, 5), (0, 4, 4), (2, 4, 4, 3), (2, 1, 4)):
+        with pytest.raises(ValueError, match=r"sharpness: images must have shape .*second axis"):
+            sharpness(np.zeros(shape))
+    with pytest.raises(ValueError, match="floats must lie in .0, 1.; got 0 to 255"):
+        sharpness(np.array([[[0, 255.0], [0, 0]]]))
+    with pytest.raises(ValueError, match="got nan to nan"):
+        sharpness(np.full((1, 2, 2), np.nan))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from .checks import check_codes
 from .score import Score
 
+SILHOUETTE_CODES = 2000
+"""Codes the silhouette is computed from, whose cost is quadratic."""
 USED_SHARE = 0.01
 """A component counts as used when it holds at least this share of the codes."""
 
 
-def cluster_scores(assignments: np.ndarray, labels: np.ndarray) -> Score:
+def cluster_scores(
+    assignments: np.ndarray, labels: np.ndarray, *, codes: np.ndarray | None = None
+) -> Score:
     """Agreement of a clustering with class labels; the value is the purity, higher is better.
 
     Purity is the share of codes whose class is the most frequent one of their component,
@@ -21,10 +28,14 @@ def cluster_scores(assignments: np.ndarray, labels: np.ndarray) -> Score:
     Args:
         assignments: component of each code, integers ``(n,)``.
         labels: class of each code, integers ``(n,)``.
+        codes: ``(n, latent_dim)``, for the silhouette of the components.
 
     Returns:
         Score: purity in (0, 1]; details ``nmi``, ``ari``, ``components_used`` (those with at least 1 %
-        of the codes), ``n``.
+        of the codes), ``n``; with ``codes`` also ``silhouette``, in [-1, 1], higher is better: mean of
+        (b - a) / max(a, b), a and b the mean Euclidean distances to the codes of one's own and of the
+        nearest other component, over ``silhouette_codes`` evenly spaced codes, at most 2,000; None
+        where they lie in one component, or each in its own.
 
     >>> cluster_scores(np.array([0, 0, 1, 1]), np.array([5, 5, 7, 5])).value
     0.75
@@ -42,10 +53,28 @@ def cluster_scores(assignments: np.ndarray, labels: np.ndarray) -> Score:
     counts = np.zeros((component.max() + 1, label.max() + 1), dtype=np.int64)
     np.add.at(counts, (component, label), 1)
     n = len(labels)
-    details = {
+    details: dict[str, Any] = {
         "nmi": float(normalized_mutual_info_score(labels, assignments)),
         "ari": float(adjusted_rand_score(labels, assignments)),
         "components_used": int((counts.sum(1) >= USED_SHARE * n).sum()),
         "n": n,
     }
+    if codes is not None:
+        codes = check_codes("cluster_scores", codes)
+        if len(codes) != n:
+            raise ValueError(
+                f"cluster_scores: codes must have a row for each of the {n} assignments; got {len(codes)}. "
+                "Pass those that were assigned."
+            )
+        rows = np.linspace(0, n - 1, min(n, SILHOUETTE_CODES)).round().astype(np.int64)
+        details["silhouette"] = _silhouette(codes[rows], component[rows])
+        details["silhouette_codes"] = len(rows)
     return Score(float(counts.max(1).sum() / n), details)
+
+
+def _silhouette(codes: np.ndarray, component: np.ndarray) -> float | None:
+    from sklearn.metrics import silhouette_score
+
+    if not 2 <= len(np.unique(component)) < len(component):
+        return None
+    return float(silhouette_score(codes, component))

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from .checks import check_codes
 from .score import Score
 
 DEAD = 0.01
@@ -30,12 +31,7 @@ def hoyer(codes: np.ndarray, drop_dead: bool = True) -> Score:
     >>> round(hoyer(np.eye(4)).value, 6)
     1.0
     """
-    codes = np.asarray(codes, dtype=np.float64)
-    if codes.ndim != 2 or not codes.size or not np.isfinite(codes).all():
-        raise ValueError(
-            f"hoyer: codes must be finite and of shape (n, latent_dim); got shape {codes.shape}, "
-            f"{int((~np.isfinite(codes)).sum())} not finite."
-        )
+    codes = check_codes("hoyer", codes)
     std = codes.std(0)
     # A constant code can have a standard deviation of 1e-17, but its range is exactly 0.
     keep = std >= DEAD if drop_dead else np.ptp(codes, axis=0) > 0
