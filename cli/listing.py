@@ -9,13 +9,15 @@ from pyro_bvae import config
 
 @click.command("list")
 def command() -> None:
-    """What can be chosen: data sets, priors, divergences, likelihoods and networks."""
+    """What can be chosen: data sets, priors, divergences, likelihoods, networks and metrics."""
     for option, names in (
         ("--dataset", config.DATASETS),
         ("--prior", config.PRIORS),
         ("--divergence", config.DIVERGENCES),
         ("--likelihood", config.LIKELIHOODS),
         ("--network", config.NETWORKS),
+        ("--metrics", (*config.MEASURES, *config.METRICS)),
+        ("--baseline", config.BASELINES),
     ):
         click.echo(f"{option:<14}{', '.join(names)}")
     click.echo(

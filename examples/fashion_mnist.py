@@ -87,7 +87,7 @@ def draw(run: Run) -> None:
     figure = traversals(
         np.stack(rows), names, columns, title="the latent most active in each class"
     )
-    figure.savefig(run.path / "figures" / "traversals.png", dpi=150)
+    figure.savefig(run.path / "figures" / "class_traversals.png", dpi=150)
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ _MODULES = (
     "metrics",
     "evaluation",
     "plots",
+    "report",
 )
 __all__ = [*_HOME, *_MODULES]  # noqa: PLE0604
 

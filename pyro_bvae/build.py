@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from . import likelihoods, networks, priors
 from .config import Config
-from .datasets import Data, load_dataset
+from .datasets import Data, load_dataset, read_data
 from .divergences import DIVERGENCES
 from .elbo import CapacityELBO, DecompositionELBO, TermsELBO
 from .schedules import Schedule, linear
@@ -55,7 +55,8 @@ def build(config: Config) -> Built:
     config = config.resolved()
     train, test = load(config)
     config = _resolve_by_data(config, train)
-    _check_values(config, train, test)
+    check_values(config, train)
+    check_values(config, test)
     n_classes = max(train.n_classes, test.n_classes) if config.conditional else 0
     if config.conditional and not n_classes:
         raise ValueError("--conditional needs labels; the data set has none. Leave it out.")
@@ -63,8 +64,7 @@ def build(config: Config) -> Built:
     objective = make_objective(config, len(train))
     _check_on_batch(vae, objective, config, train, device)
     schedules = make_schedules(config, total_steps(config, len(train)))
-    transform = torch.bernoulli if config.binarize == "dynamic" else None
-    return Built(config, train, test, vae, objective, schedules, transform)
+    return Built(config, train, test, vae, objective, schedules, make_transform(config))
 
 
 def choose_device(name: str) -> torch.device:
@@ -103,6 +103,12 @@ def load(config: Config) -> tuple[Data, Data]:
     return _hold(train), _hold(test)
 
 
+def load_whole(config: Config, path: str) -> Data:
+    """All rows of the file or folder at ``path``, in the form of ``config``'s own data."""
+    binarize = "none" if config.binarize == "dynamic" else config.binarize
+    return _hold(read_data(path, image_size=config.image_size, binarize=binarize))
+
+
 def _hold(data: Data) -> Data:
     if data.resident or math.prod(data.x.shape) * data.x.dtype.itemsize > _HELD_BYTES:
         return data
@@ -132,19 +138,17 @@ def _resolve_by_data(config: Config, train: Data) -> Config:
     return dataclasses.replace(config, **missing).resolved()
 
 
-def _check_values(config: Config, train: Data, test: Data) -> None:
+def check_values(config: Config, data: Data) -> None:
     """Floats must be finite, and in [0, 1] where they are images or the likelihood wants it."""
-    if train.x.dtype == np.uint8:
+    if data.x.dtype == np.uint8:
         return
     if config.binarize != "none":
         raise ValueError(
-            f"--binarize needs images of whole grey values (uint8); got {train.x.dtype}."
+            f"--binarize needs images of whole grey values (uint8); got {data.x.dtype}."
         )
-    low, high = _range(train)
-    test_low, test_high = _range(test)
-    low, high = min(low, test_low), max(high, test_high)
+    low, high = _range(data)
     bounded = config.likelihood in ("bernoulli", "continuous-bernoulli")
-    if (bounded or len(train.x_shape) == 3) and (low < 0 or high > 1):
+    if (bounded or len(data.x_shape) == 3) and (low < 0 or high > 1):
         what = (
             f"--likelihood {config.likelihood} needs data"
             if bounded
@@ -232,6 +236,11 @@ def make_prior(config: Config, x_shape: Sequence[int], x: Any = None) -> nn.Modu
     except (TypeError, RuntimeError) as error:
         raise TypeError(f"--prior {config.prior}: {_line(error)}. Mend its --prior-arg.") from error
     return prior
+
+
+def make_transform(config: Config) -> Callable[[Tensor], Tensor] | None:
+    """What each batch passes through on its way to the model."""
+    return torch.bernoulli if config.binarize == "dynamic" else None
 
 
 def make_objective(config: Config, n_train: int) -> TermsELBO:

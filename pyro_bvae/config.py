@@ -16,6 +16,12 @@ ESTIMATORS = ("batch", "leave_one_out", "mss")
 LIKELIHOODS = ("normal", "laplace", "bernoulli", "continuous-bernoulli")
 NETWORKS = ("mlp", "dcgan32", "conv-bn", "burgess", "higgins64")
 DATASETS = ("spirals", "digits", "mnist", "fashion-mnist")
+METRICS = (
+    "beta-vae-score", "factor-vae-score", "mig", "aam", "dci", "sap", "modularity", "explicitness",
+    "irs", "mcc",
+)  # fmt: skip
+MEASURES = ("log-marginal", "aggregate", "sharpness")
+BASELINES = ("factors", "pixels", "pca", "ica", "untrained")
 
 
 def _option(default: Any, text: str, choices: tuple[str, ...] = (), open: bool = False) -> Any:

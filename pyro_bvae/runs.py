@@ -4,6 +4,7 @@ config.json       every option, and the format's number
 history.jsonl     one record per epoch; held-out terms where they were measured
 checkpoint.pt     weights, optimiser, step and generators: tensors and text only
 metrics.json      held-out measures after training
+examples.npz      some held-out rows and their posteriors
 environment.json  versions and hardware
 figures/          pictures
 """
@@ -27,11 +28,11 @@ import pyro
 import torch
 
 from . import __version__
-from .build import Built, build, make_divergence, make_vae
-from .config import FORMAT, Config, default_divergence
+from .build import Built, build, make_vae
+from .config import FORMAT, Config
 from .datasets import Data
-from .evaluation import diagnose, encode_data, evaluate, vae_device
-from .figures import write_figures
+from .evaluation import encode_data, vae_device
+from .measuring import check_writable, measure, write_json
 from .training import Callback, Record, StepCallback, TrainingState, fit
 from .vae import VAE
 
@@ -58,6 +59,24 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """Contents of metrics.json."""
         return _read_json(self.path / "metrics.json", "Its training did not finish: train again.")
+
+    @property
+    def examples(self) -> dict[str, np.ndarray] | None:
+        """Some held-out rows: ``x``, ``loc``, ``scale`` and, with labels, ``labels``; None if unwritten."""
+        path = self.path / "examples.npz"
+        if not path.is_file():
+            return None
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in arrays.files}
+            if not {"x", "loc", "scale"} <= set(found):
+                raise ValueError("it lacks x, loc or scale")
+        except Exception as error:  # numpy and zipfile raise many kinds on damaged files
+            raise ValueError(
+                f"load_run: {path} must be the examples that training wrote; it cannot be read ({error}). "
+                "Delete it: pyro-bvae evaluate writes it anew."
+            ) from error
+        return found
 
 
 def train(
@@ -91,8 +110,8 @@ def train(
     pyro.set_rng_seed(config.seed)
     built = build(config)
     path = _make_directory(config, out)
-    _write_json(path / "config.json", built.config.to_dict())
-    _write_json(path / "environment.json", _environment(built.vae))
+    write_json(path / "config.json", built.config.to_dict())
+    write_json(path / "environment.json", _environment(built.vae))
     writer = _Writer(path, built)
     c = built.config
     try:
@@ -118,7 +137,7 @@ def train(
     finally:
         writer.close()
     writer.save()
-    _finish(path, built, history)
+    measure(path, built, history)
     return Run(path, built.config, built.vae, history)
 
 
@@ -226,32 +245,14 @@ def _held_out(built: Built) -> Record:
         torch.manual_seed(0)
         codes = encode_data(built.vae, _head(built.test, 2000), built.transform)
     log_px_z, kl = codes.log_px_z.mean().item(), codes.kl.mean().item()
-    return {"test_log_px_z": log_px_z, "test_kl": kl, "test_elbo": log_px_z - kl}
+    record = {"test_log_px_z": log_px_z, "test_kl": kl, "test_elbo": log_px_z - kl}
+    if codes.kl_per_latent is not None:
+        record |= {f"test_kl_z{d}": kl_d for d, kl_d in enumerate(codes.kl_per_latent.tolist())}
+    return record
 
 
 def _head(data: Data, n: int) -> Data:
     return data if len(data) <= n else data.subset(np.arange(n))
-
-
-def _finish(path: Path, built: Built, history: list[Record]) -> None:
-    c = built.config
-    name = c.divergence or default_divergence(cast(int, c.latent_dim))
-    if c.beta_tc is not None:
-        name = "total-correlation"
-    divergence = make_divergence(c, name, len(built.test))
-    torch.manual_seed(c.seed)
-    codes = encode_data(built.vae, built.test, built.transform)
-    metrics = evaluate(built.vae, built.test, divergence=divergence, codes=codes, seed=c.seed)
-    metrics |= {"format": FORMAT, "divergence_name": name, "beta": built.vae.beta}
-    if len(built.train.x_shape) == 3:  # Higgins 2017's normalised beta
-        pixels = math.prod(built.train.x_shape)
-        metrics["beta_norm"] = built.vae.beta * cast(int, c.latent_dim) / pixels
-    metrics["rate_minus_log_batch"] = history[-1].get("rate_minus_log_batch")
-    metrics["bound_on"] = "log p(x|y)" if built.vae.n_classes else "log p(x)"
-    metrics["diagnosis"] = diagnose(metrics, c)
-    metrics["training_seconds"] = sum(record["seconds"] for record in history)
-    _write_json(path / "metrics.json", metrics)
-    write_figures(path / "figures", built.vae, built.train, built.test, codes, history)
 
 
 def _check_out(path: Path) -> None:
@@ -260,17 +261,7 @@ def _check_out(path: Path) -> None:
         raise FileExistsError(
             f"--out must be a new or empty directory; {path} is not. Choose another name."
         )
-    _check_writable(path)
-
-
-def _check_writable(path: Path) -> None:
-    parent = path
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise PermissionError(
-            f"--out must lie where one can write; {parent} is not writable. Choose another place."
-        )
+    check_writable(path)
 
 
 def _make_directory(config: Config, out: str | Path | None) -> Path:
@@ -280,7 +271,7 @@ def _make_directory(config: Config, out: str | Path | None) -> Path:
         return Path(out)
     prior = config.prior.replace(":", "-").replace(".", "-")
     stem = f"{Path(config.dataset).stem or 'data'}-{prior}"
-    _check_writable(Path("runs"))
+    check_writable(Path("runs"))
     for n in itertools.count(1):
         path = Path("runs") / f"{stem}-{n}"
         try:
@@ -306,12 +297,6 @@ def _environment(vae: VAE) -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 def _read_config(path: Path) -> Config:

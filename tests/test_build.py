@@ -16,6 +16,7 @@ from pyro_bvae import divergences
 from pyro_bvae.build import (
     build,
     choose_device,
+    load_whole,
     make_divergence,
     make_objective,
     make_prior,
@@ -293,16 +294,30 @@ def test_the_test_part_must_be_finite(held, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("low, high", [(0.0, 1.5), (-0.25, 1.0)])
-def test_floating_images_lie_in_0_1(low, high, tmp_path):
-    x = RNG.uniform(size=(20, 8, 8)).astype(np.float32)
-    x[-1, 0, 0], x[0, 0, 0] = low, high
+@pytest.mark.parametrize("row", range(4))  # of which one is held out
+def test_floating_images_lie_in_0_1(low, high, row, tmp_path):
+    x = RNG.uniform(size=(4, 8, 8)).astype(np.float32)
+    x[row, 0, :2] = low, high
     path = tmp_path / "images.npz"
     np.savez(path, x=x)
-    sentence = (
-        rf"^--dataset: images must lie in \[0, 1\]; got values from {x.min():g} to {x.max():g}\."
-    )
+    sentence = rf"^--dataset: images must lie in \[0, 1\]; got values from {low:g} to {high:g}\."
     with pytest.raises(ValueError, match=sentence):
         build(Config(str(path), likelihood="normal", **SMALL))
+
+
+def test_other_rows_take_the_form_of_the_runs_own(images, tmp_path):
+    path = images()
+    with np.load(path) as arrays:
+        x = arrays["x"]
+    config = Config(path, image_size=32, binarize="static", **SMALL)
+    data = load_whole(config, path)
+    assert (len(data), data.x_shape, set(np.unique(data.x))) == (len(x), (1, 32, 32), {0, 255})
+    again = load_whole(config, path)
+    assert np.array_equal(again.x, data.x)
+    dynamic = load_whole(Config(path, binarize="dynamic", **SMALL), path)
+    assert np.array_equal(dynamic.x.reshape(x.shape), x)  # drawn anew at each batch
+    np.save(tmp_path / "points.npy", RNG.normal(size=(9, 2)).astype(np.float32))
+    assert load_whole(Config(**SMALL), str(tmp_path / "points.npy")).resident
 
 
 def test_binarize(images, tmp_path):

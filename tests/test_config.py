@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pyro_bvae import config as options
-from pyro_bvae import datasets, divergences, likelihoods, networks, priors
+from pyro_bvae import datasets, divergences, evaluation, likelihoods, metrics, networks, priors
 from pyro_bvae.config import FORMAT, Config, flag
 
 FIELDS = dataclasses.fields(Config)
@@ -28,6 +28,9 @@ REAL = (
         (options.LIKELIHOODS, likelihoods.LIKELIHOODS),
         (options.NETWORKS, networks.NETWORKS),
         (options.DATASETS, datasets.DATASETS),
+        (options.METRICS, metrics.METRICS),
+        (options.MEASURES, evaluation.MEASURES),
+        (options.BASELINES, (*evaluation.BASELINES, "untrained")),
     ],
 )
 def test_choices_are_the_keys_of_the_dicts(choices, table):

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import convolve
 
-from pyro_bvae.datasets import DATASETS, Data, load_dataset, spirals, to_float
+from pyro_bvae.datasets import DATASETS, Data, load_dataset, read_data, spirals, to_float
 from pyro_bvae.datasets import _torchvision as guarded
 from pyro_bvae.datasets.data import split
 from pyro_bvae.datasets.images import resize, to_rows
@@ -309,6 +309,23 @@ def test_every_file_kind_gives_the_same_data(tmp_path, kind, binary):
         assert (train.batch(index)[:, 0] == expected).all()
     if kind in ("npz", "h5", "hdf5"):
         assert (test.factors[:, 0] == test.labels).all()
+
+
+def test_a_file_can_be_read_whole(tmp_path):
+    labels, factors = np.arange(10) % 3, np.arange(20).reshape(10, 2)
+    np.savez(tmp_path / "mine.npz", x=GREY, labels=labels, factors=factors)
+    data = read_data(tmp_path / "mine.npz")
+    assert np.array_equal(data.x, GREY[:, None])  # in the file's order
+    assert np.array_equal(data.labels, labels) and np.array_equal(data.factors, factors)
+    assert rows_of(data) == rows_of(*load_dataset(tmp_path / "mine.npz"))
+    small = read_data(str(tmp_path / "mine.npz"), image_size=8)
+    assert np.array_equal(small.x, resize(data, 8, "mine").x)
+    binary = read_data(tmp_path / "mine.npz", binarize="static")
+    assert set(np.unique(binary.x)) == {0, 255} and not np.array_equal(binary.x, data.x)
+    np.save(tmp_path / "one.npy", np.zeros((1, 2), np.float32))  # nothing is split off
+    assert len(read_data(tmp_path / "one.npy")) == 1
+    with pytest.raises(FileNotFoundError, match=r"spirals: the file or folder must exist"):
+        read_data("spirals")
 
 
 def test_lazy_data_is_resized_binarised_and_pickled(tmp_path):

@@ -1,7 +1,7 @@
-"""evaluate against hand computation; diagnose sentence by sentence."""
+"""evaluate against hand computation, measure by measure; diagnose sentence by sentence."""
 
-import functools
 import math
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,12 +11,22 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_bvae import VAE, evaluation
+from pyro_bvae import VAE, metrics
 from pyro_bvae.datasets import Data
-from pyro_bvae.divergences import exclusive_kl, inclusive_kl, mmd_per_dim, total_correlation
-from pyro_bvae.evaluation import aggregate_divergence, diagnose, encode_data, evaluate
+from pyro_bvae.divergences import DIVERGENCES, inclusive_kl, mmd_per_dim
+from pyro_bvae.evaluation import (
+    MEASURES,
+    applicable,
+    diagnose,
+    encode_data,
+    evaluate,
+    held_out,
+    information,
+    score_codes,
+)
+from pyro_bvae.evaluation.codes import batches
 from pyro_bvae.likelihoods import Normal
-from pyro_bvae.metrics import hoyer
+from pyro_bvae.metrics import Score, hoyer
 from pyro_bvae.networks import NETWORKS, mlp
 from pyro_bvae.priors import Gaussian, Mixture, SpikeSlab
 
@@ -58,12 +68,12 @@ def by_hand(x):
 
 @pytest.mark.parametrize("beta", [0.0, 4.0])
 def test_every_number_by_hand(beta, monkeypatch):
-    monkeypatch.setattr(evaluation, "_BATCH", 3)  # 3 + 3 + 1 rows
-    held_out = data()
-    log_px_z, kl = by_hand(held_out.x.astype(np.float64))
-    out = evaluate(blind(beta=beta), held_out, seed=5)  # measured at beta = 1, whatever it was
-    rows = {"log_px_z": log_px_z, "kl": kl.sum(1), "elbo": log_px_z - kl.sum(1)}
-    for name, values in rows.items():
+    monkeypatch.setattr(batches, "__defaults__", (None, 3))  # 3 + 3 + 1 rows
+    rows = data()
+    log_px_z, kl = by_hand(rows.x.astype(np.float64))
+    out = evaluate(blind(beta=beta), rows, seed=5)  # measured at beta = 1, whatever it was
+    terms = {"log_px_z": log_px_z, "kl": kl.sum(1), "elbo": log_px_z - kl.sum(1)}
+    for name, values in terms.items():
         assert out[name] == pytest.approx(values.mean(), rel=1e-5)
         assert out[f"{name}_se"] == pytest.approx(values.std() / math.sqrt(7), rel=1e-4)
     assert out["kl_per_latent"] == pytest.approx(kl.mean(0), rel=1e-5, abs=1e-6)
@@ -72,11 +82,16 @@ def test_every_number_by_hand(beta, monkeypatch):
     assert out["kl_sd"] == pytest.approx(kl.sum(1).std(), rel=1e-4)
     assert out["kl_estimator"] == "closed form"
     assert out["posterior_scale"] == pytest.approx(1.75 / 3)
-    score = hoyer(held_out.x * [1, 1, 0])
+    loc = rows.x * [1, 1, 0]
+    assert out["moving_units"] == 2
+    assert out["signal_per_latent"] == pytest.approx(loc.var(0) / SCALES.numpy() ** 2, rel=1e-5)
+    score = hoyer(loc)
     assert out["hoyer"] == pytest.approx(score.value, rel=1e-5)
-    assert out["hoyer_null"] == score.details["null"]
+    assert (out["hoyer_null"], out["hoyer_dead"]) == (score.details["null"], 1)
+    # Of 10,000 codes drawn from the prior, N(0, I) in three dimensions; theirs lie in [0, 1].
+    assert out["hoyer_prior"] == pytest.approx(metrics.sparsity.gaussian_null(3), abs=4 * 0.5 / 100)
     assert (out["n"], out["seed"]) == (7, 5)
-    assert "divergence" not in out and "purity" not in out
+    assert not {"divergence", "purity", "log_marginal", "scores", "notes"} & set(out)
 
 
 def test_divergence_of_a_prior_without_a_closed_form_kl():
@@ -93,18 +108,18 @@ def test_divergence_of_a_prior_without_a_closed_form_kl():
 
 @pytest.mark.parametrize("prior", [Gaussian(3), SpikeSlab(3)])
 def test_the_terms_of_a_row_are_those_of_its_z(prior, monkeypatch):
-    monkeypatch.setattr(evaluation, "_BATCH", 3)
+    monkeypatch.setattr(batches, "__defaults__", (None, 3))
     torch.manual_seed(0)
-    held_out, vae = data(), VAE(Encoder(), nn.Linear(3, 3), prior, Normal(0.5))
-    x = torch.from_numpy(held_out.x)
-    codes = encode_data(vae, held_out)
+    rows, vae = data(), VAE(Encoder(), nn.Linear(3, 3), prior, Normal(0.5))
+    x = torch.from_numpy(rows.x)
+    codes = encode_data(vae, rows)
     with torch.no_grad():
         q_z, p_z = vae.q_z(x), vae.p_z()
         torch.testing.assert_close(codes.log_px_z, vae.p_x(codes.z).log_prob(x))
         at_z = q_z.log_prob(codes.z) - p_z.log_prob(codes.z)
     assert codes.kl_closed_form == isinstance(prior, Gaussian)
     if codes.kl_closed_form:
-        kl = by_hand(held_out.x.astype(np.float64))[1].sum(1)
+        kl = by_hand(rows.x.astype(np.float64))[1].sum(1)
         assert codes.kl.numpy() == pytest.approx(kl, rel=1e-5)
         assert not torch.allclose(codes.kl, at_z, atol=0.1)
     else:
@@ -120,21 +135,21 @@ class Full(nn.Module):
 
 @pytest.mark.parametrize("closed", [False, True])
 def test_a_posterior_that_does_not_factorise(closed):
-    vae, held_out = blind(), data(300)
+    vae, rows = blind(), data(300)
     vae.likelihood.marker = nn.Parameter(torch.zeros(()))  # a device to stand on
     vae.encoder = Full()
     if closed:
         normal = dist.MultivariateNormal(torch.zeros(3), torch.eye(3))
         vae.p_z = lambda: normal
-    codes = encode_data(vae, held_out)
+    codes = encode_data(vae, rows)
     assert not codes.diagonal and codes.kl_closed_form == closed
-    loc = held_out.x * [1, 1, 0.05]
+    loc = rows.x * [1, 1, 0.05]
     # log det(I + .5) = log(1 + 3/2)
     kl = 0.5 * (3 * 1.5 + (loc**2).sum(1) - 3 - math.log(2.5))
     mean = codes.kl.mean().item()
     noise = 1e-5 if closed else 4 * (codes.kl - torch.from_numpy(kl)).std().item() / math.sqrt(300)
     assert mean == pytest.approx(kl.mean(), abs=noise)
-    out = evaluate(vae, held_out, divergence=inclusive_kl, codes=codes)
+    out = evaluate(vae, rows, divergence=inclusive_kl, codes=codes)
     # loc and scale do not say all of these posteriors.
     assert out["divergence"] is None and out["divergence_components"] == 300
     assert out["rate_minus_log_components"] == pytest.approx(mean - math.log(300))
@@ -155,6 +170,7 @@ def test_clusters_are_read_off_the_prior():
     out = evaluate(blind(Mixture(3, locs=locs)), Data(x, labels))
     assert out["purity"] == 7 / 8
     assert (out["components"], out["components_used"], out["classes"]) == (3, 2, 2)
+    assert out["silhouette"] == 1.0  # codes lie at two points
     assert "purity" not in evaluate(blind(), Data(x, labels))
     assert "purity" not in evaluate(blind(Mixture(3, locs=locs)), Data(x))
 
@@ -181,7 +197,9 @@ def test_evaluate_leaves_generator_mode_statistics_and_parameters_alone(training
     vae.train(training)
     before = {name: value.clone() for name, value in vae.state_dict().items()}
     state = torch.random.get_rng_state()
-    first = evaluate(vae, images, divergence=inclusive_kl, seed=1)
+    options = {"divergence": inclusive_kl, "measures": None, "n_samples": 2}
+    first = evaluate(vae, images, **options, seed=1)
+    assert {"log_marginal", "overlap", "sharpness"} <= set(first)
     assert torch.equal(state, torch.random.get_rng_state())
     assert vae.training == training and vae.beta == 2.0
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
@@ -189,8 +207,8 @@ def test_evaluate_leaves_generator_mode_statistics_and_parameters_alone(training
     # A name left in the global store would be trained in place of the next model's.
     assert not pyro.get_param_store().keys()
     torch.manual_seed(99)
-    assert evaluate(vae, images, divergence=inclusive_kl, seed=1) == first
-    assert evaluate(vae, images, divergence=inclusive_kl, seed=2) != first
+    assert evaluate(vae, images, **options, seed=1) == first
+    assert evaluate(vae, images, **options, seed=2) != first
 
 
 def test_mode_is_restored_where_a_batch_fails():
@@ -200,90 +218,176 @@ def test_mode_is_restored_where_a_batch_fails():
     assert vae.training
 
 
-# ---- divergence over all the data --------------------------------------------------------------
+# ---- on request --------------------------------------------------------------------------------
 
 
-def codes_and_posteriors(n=40):
-    vae = blind()
-    codes = encode_data(vae, data(n))
-    return vae, codes, dist.Normal(codes.loc, codes.scale).to_event(1)
+class Standard(Encoder):
+    """q(z|x) = p(z): with `Blind`, log p(x) is log p(x|z) whatever z."""
+
+    def forward(self, x):
+        return 0 * x.flatten(1)[:, :3] @ self.weight, torch.ones(len(x), 3)
 
 
-@pytest.mark.parametrize("max_rows, n", [(2_000, 40), (40, 40), (7, 7)])
-def test_a_divergence_sees_every_posterior_and_samples_of_the_first_rows(max_rows, n):
-    vae, codes, _ = codes_and_posteriors()
-    seen = []
+def standard():
+    return VAE(Standard(), Blind(), Gaussian(3), Normal(0.5))
 
-    def spy(q_z, p_z, z):
-        seen.append((q_z, p_z, z))
-        return torch.tensor(1.5)
 
-    torch.manual_seed(4)
-    out = aggregate_divergence(vae, codes, functools.partial(spy), max_rows)
-    rate = codes.kl.mean().item()
+@pytest.mark.parametrize("n_rows, chosen", [(4, [0, 3, 6, 9]), (1, [0]), (99, range(10))])
+def test_log_marginal_of_evenly_spaced_rows(n_rows, chosen):
+    rows = data(10)
+    exact = by_hand(2 * rows.x[list(chosen)].astype(np.float64))[0]
+    out = evaluate(
+        standard(), rows, transform=lambda x: 2 * x,
+        measures=["log-marginal"], n_samples=3, n_rows=n_rows,
+    )  # fmt: skip
+    assert out["log_marginal"] == pytest.approx(exact.mean(), rel=1e-5)
+    se = exact.std() / math.sqrt(len(chosen))
+    assert out["log_marginal_se"] == pytest.approx(se, rel=1e-4, abs=1e-6)
+    assert (out["log_marginal_samples"], out["log_marginal_rows"]) == (3, len(chosen))
+
+
+@pytest.mark.parametrize("entries, n", [(0, 100), (3 * 5 * 110, 110), (10**9, 120)])
+def test_log_marginal_takes_as_many_rows_as_minutes_allow_and_a_hundred_at_least(
+    entries, n, monkeypatch
+):
+    monkeypatch.setattr(held_out, "_DECODED_ENTRIES", entries)
+    out = evaluate(standard(), data(120), measures=["log-marginal"], n_samples=5)
+    assert out["log_marginal_rows"] == n
+
+
+def test_aggregate_holds_every_divergence_and_the_split():
+    vae, rows = blind(), data(40)
+    codes = encode_data(vae, rows)
+    out = evaluate(vae, rows, codes=codes, measures=["aggregate"])
+    assert set(out["divergences"]) == set(DIVERGENCES)
+    assert out["divergences"]["exclusive-kl"] == out["aggregate_kl"]
+    assert out["divergences"]["total-correlation"] == out["total_correlation"]
+    for name, value in information(vae, codes).items():  # all 40 rows, whatever their order
+        assert out[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    for name in ("inclusive-kl", "mmd", "mmd-per-dim"):
+        assert math.isfinite(out["divergences"][name])
+    direct = metrics.gaussian_total_correlation(codes.loc.numpy())
+    assert out["gaussian_total_correlation"] == pytest.approx(direct.value, rel=1e-6)
+
+
+class Images(nn.Module):
+    """Whatever z, a fixed picture that leaves [0, 1]."""
+
+    def forward(self, z):
+        return (3 * torch.eye(4) - 1).expand(len(z), 1, 4, 4)
+
+
+def test_sharpness_of_clipped_reconstructions_and_of_the_data():
+    x = np.random.default_rng(0).integers(0, 256, (9, 1, 4, 4), dtype=np.uint8)
+    vae = VAE(Standard(), Images(), Gaussian(3), Normal(0.5))
+    out = evaluate(vae, Data(x), measures=["sharpness"])
+    picture = metrics.sharpness(np.eye(4, dtype=np.uint8)[None] * 255).value
+    assert out["sharpness"] == pytest.approx(picture, rel=1e-6)
+    assert out["sharpness_data"] == pytest.approx(metrics.sharpness(x).value, rel=1e-5)
+    assert out["sharpness_rows"] == 9
+
+
+def with_factors():
+    """x is two factors and noise; a third factor has one value."""
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, 4, (300, 2))
+    x = np.concatenate([factors, rng.normal(size=(300, 1))], 1).astype(np.float32)
+    factors = np.insert(factors, 1, 7, axis=1)
+    return Data(x, factors=factors, factor_names=("shape", "colour", "size"))
+
+
+def noted(codes, factors, *, seed=0):
+    warnings.warn("few rows", UserWarning, stacklevel=1)
+    return Score(float(seed), {"codes": codes.shape, "factors": factors.shape})
+
+
+def test_scores_are_those_of_the_codes_and_the_factors_that_vary():
+    rows = with_factors()
+    out = evaluate(blind(), rows, measures=["mcc", "mig"], seed=3)
+    codes, varied = rows.x * np.float32([1, 1, 0]), rows.factors[:, [0, 2]]
+    assert list(out["scores"]) == ["mcc", "mig"]
+    for name, score in out["scores"].items():
+        direct = metrics.METRICS[name](codes, varied, seed=3)
+        assert score["value"] == pytest.approx(direct.value, abs=1e-9), name
+        assert set(score["details"]) == set(direct.details)
+    assert out["scores"]["mcc"]["value"] == pytest.approx(1.0)
+    assert (out["factors"], out["factors_left_out"]) == (["shape", "size"], ["colour"])
+
+
+def test_metrics_warn_in_notes_once_each(monkeypatch):
+    monkeypatch.setattr(metrics, "METRICS", {"one": noted, "two": noted})
+    factors = np.array([[0, 1], [1, 1], [2, 1]])
+    out = score_codes(np.zeros((3, 5)), factors, ["one", "two"], seed=9)
     assert out == {
-        "divergence": 1.5,
-        "divergence_at_half": 1.5,
-        "divergence_components": 40,
-        "rate_minus_log_components": pytest.approx(rate - math.log(40), rel=1e-6),
+        "scores": {
+            name: {"value": 9.0, "details": {"codes": (3, 5), "factors": (3, 1)}}
+            for name in ("one", "two")
+        },
+        "factors": ["factor 0"],
+        "factors_left_out": ["factor 1"],
+        "notes": ["few rows"],
     }
-    (q_z, p_z, z), (half, _, z_half) = seen
-    assert torch.equal(half.mean, q_z.mean[:20]) and torch.equal(z_half, z[:20][: len(z_half)])
-    assert q_z.batch_shape == (40,) and p_z.batch_shape == () and z.shape == (n, 3)
-    # Every row once, in an order of its own, and z_i of the i-th.
-    rows = torch.cdist(q_z.mean, codes.loc).argmin(1)
-    assert sorted(rows.tolist()) == list(range(40)) != rows.tolist()
-    assert torch.equal(q_z.mean, codes.loc[rows]) and torch.equal(q_z.stddev, codes.scale[rows])
-    assert torch.equal(z, codes.z[rows[:n]])
 
 
-@pytest.mark.parametrize("divergence", [inclusive_kl, mmd_per_dim])
-def test_divergence_over_all_rows_equals_the_direct_one(divergence):
-    vae, codes, _ = codes_and_posteriors()
-    torch.manual_seed(4)
-    order = torch.randperm(40)
-    q_z = dist.Normal(codes.loc[order], codes.scale[order]).to_event(1)
-    direct = divergence(q_z, vae.p_z(), codes.z[order], n_samples=1000).item()
-    torch.manual_seed(4)
-    out = aggregate_divergence(vae, codes, functools.partial(divergence, n_samples=1000))
-    assert out["divergence"] == pytest.approx(direct, rel=1e-6)
+def test_all_that_apply_leaves_out_what_takes_minutes(monkeypatch):
+    images, constant = Data(np.zeros((3, 1, 4, 4), np.uint8)), np.zeros((7, 1), np.int64)
+    monkeypatch.setattr(metrics, "METRICS", {"mig": noted, "dci": noted, "mcc": noted})
+    always = ["log-marginal", "aggregate"]
+    assert applicable(images) == [*always, "sharpness"] == list(MEASURES)
+    assert applicable(data()) == applicable(Data(data().x, factors=constant)) == always
+    assert applicable(with_factors()) == [*always, "mig", "mcc"]
+    out = evaluate(blind(), with_factors(), measures=None, n_samples=1)
+    assert {"log_marginal", "overlap"} <= set(out) and list(out["scores"]) == ["mig", "mcc"]
 
 
-@pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize(
-    "divergence, estimator",
+    "name, rows, sentence",
     [
-        (inclusive_kl, None),
-        (exclusive_kl, "batch"),
-        (exclusive_kl, "mss"),
-        (total_correlation, "batch"),
-        (total_correlation, "mss"),
-        (mmd_per_dim, None),
+        ("mgi", data(), r"^--metrics must be among log-marginal, .*mig.*; got 'mgi'\.$"),
+        ("sharpness", data(), r"^--metrics sharpness needs images; x has shape \(3,\)\. Leave"),
+        ("mig", data(), r"^--metrics mig needs ground-truth factors that vary; the data have none"),
+        (
+            "mig",
+            Data(data().x, factors=np.ones((7, 2), np.int64)),
+            r"^--metrics mig needs ground-truth factors that vary; the data have none\. Leave",
+        ),
     ],
 )
-def test_divergence_of_an_aggregate_that_is_the_prior_is_near_zero(divergence, estimator, dim):
-    """loc ~ N(0, 1 - s^2), scale s = .6: q(z) is N(0, I), sampled by n posteriors that overlap."""
-    n, s = 6_000, 0.6
-    torch.manual_seed(0)
-    loc = math.sqrt(1 - s * s) * torch.randn(n, dim)
-    scale = torch.full((n, dim), s)
-    q_z, p_z = dist.Normal(loc, scale).to_event(1), dist.Normal(torch.zeros(dim), 1.0).to_event(1)
-    z = q_z.sample()
-    kl = torch.distributions.kl_divergence(q_z, p_z)
-    codes = evaluation.Codes(loc, scale, z, torch.zeros(n), kl, None, True, True)
-    if estimator is not None:
-        size = {"dataset_size": n} if estimator == "mss" else {}
-        divergence = functools.partial(divergence, estimator=estimator, **size)
-    value = aggregate_divergence(blind(Gaussian(dim)), codes, divergence)["divergence"]
-    # The bias, about E[q(z|x)^2 / q(z)^2] / 2n, is below .002 here; the rest is the noise of n rows.
-    assert abs(value) < (0.02 if divergence is mmd_per_dim else 0.005)
-    # And not because it is always so.
-    far = codes._replace(loc=loc + 1.0, z=z + 1.0)  # KL(N(1, I) || N(0, I)) = D / 2
-    value = aggregate_divergence(blind(Gaussian(dim)), far, divergence)["divergence"]
-    if "total" in getattr(divergence, "func", divergence).__name__:
-        assert abs(value) < 0.02  # the prior is no part of it
-    else:
-        assert value > 0.4 * dim
+def test_measures_that_do_not_apply_are_refused_before_any_work(name, rows, sentence, monkeypatch):
+    monkeypatch.setattr(held_out, "encode_data", lambda *args: pytest.fail("work was begun"))
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(blind(), rows, measures=["aggregate", name])
+
+
+@pytest.mark.parametrize(
+    "names", [["aggregate", "log-marginal", "mig", "mcc"], ["log-marginal"], ["mig"]]
+)
+def test_progress_names_each_measure_and_its_share_rises(names, monkeypatch):
+    monkeypatch.setattr(metrics, "METRICS", {"mig": noted, "mcc": noted})
+    said = []
+    evaluate(
+        standard(), with_factors(), measures=names, n_samples=2, n_rows=50,
+        on_progress=lambda name, share: said.append((name, share)),
+    )  # fmt: skip
+    shares = [share for _, share in said]
+    assert list(dict.fromkeys(name for name, _ in said)) == names
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] <= 1
+    for i, name in enumerate(names):  # equal shares
+        own = [share for said_name, share in said if said_name == name]
+        assert own[0] == pytest.approx(i / len(names))
+        if name == "log-marginal":  # 20 + 20 + 10 rows
+            within = [(share * len(names) - i) for share in own]
+            assert within == pytest.approx([0, 0.4, 0.8, 1])
+
+
+def test_codes_at_hand_are_not_made_again(monkeypatch):
+    vae, rows = blind(), with_factors()
+    codes = encode_data(vae, rows)
+    monkeypatch.setattr(held_out, "encode_data", lambda *args: pytest.fail("they were at hand"))
+    shifted = codes._replace(kl=codes.kl + 1, loc=torch.zeros_like(codes.loc))
+    out = evaluate(vae, rows, codes=shifted, measures=["mig"])
+    assert out["kl"] == pytest.approx(codes.kl.mean().item() + 1, rel=1e-6)
+    assert out["scores"]["mig"]["value"] == 0
 
 
 # ---- diagnose ----------------------------------------------------------------------------------
@@ -453,19 +557,3 @@ def test_remedies_are_options_that_are_not_refused():
     assert said.endswith("use a larger batch.")
     shared = FINE | {"purity": 0.4, "components_used": 2}
     assert diagnose(shared, config(conditional=True)) == []
-
-
-def test_inclusive_kl_draws_many_prior_samples_unless_told():
-    drawn = []
-
-    def counting():
-        p_z = Gaussian(3)()
-        rsample = p_z.rsample
-        p_z.rsample = lambda shape: drawn.append(shape[0]) or rsample(shape)
-        return p_z
-
-    vae, codes, _ = codes_and_posteriors()
-    vae.p_z = counting
-    aggregate_divergence(vae, codes, inclusive_kl)
-    aggregate_divergence(vae, codes, functools.partial(inclusive_kl, n_samples=7))
-    assert drawn == [20_000, 20_000, 7, 7]

@@ -62,7 +62,7 @@ def test_fashion_mnist(tmp_path, monkeypatch, capsys):
     row = capsys.readouterr().out.splitlines()[-1].split()
     assert [float(row[0]), float(row[1])] == [0.8, 100]
     figures = tmp_path / "w0.8-alpha100-epochs1-seed0" / "figures"
-    for name in ("class_means.png", "traversals.png", "aggregate_posterior.png"):
+    for name in ("class_means.png", "class_traversals.png", "aggregate_posterior.png"):
         picture(figures / name)
 
     def refuse(*args, **kwargs):

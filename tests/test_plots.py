@@ -22,7 +22,7 @@ def mass(density, extent=SQUARE):
 def draw(figure):
     """Render, so that layout and drawing errors (and warnings) surface."""
     assert isinstance(figure, Figure)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     return figure
 
 

@@ -13,14 +13,17 @@ import pytest
 import torch
 
 import pyro_bvae.runs as runs
+from pyro_bvae import measuring
 from pyro_bvae.build import make_vae
 from pyro_bvae.config import FORMAT, Config
 from pyro_bvae.priors import Mixture
 from pyro_bvae.runs import load_run, train
 from pyro_bvae.vae import VAE
 
-FILES = {"checkpoint.pt", "config.json", "environment.json", "history.jsonl", "metrics.json"}
-FIGURES = {"data", "reconstructions", "samples", "training", "aggregate_posterior"}
+MEASURED = {"metrics.json", "examples.npz"}
+FILES = {"checkpoint.pt", "config.json", "environment.json", "history.jsonl"} | MEASURED
+ALWAYS = {"data", "reconstructions", "samples", "training"}
+FIGURES = ALWAYS | {"aggregate_posterior", "manifold"}  # of two latents
 SMALL = Config(prior="mixture", alpha=1.0, steps=5)
 RNG = np.random.default_rng(0)
 
@@ -28,7 +31,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture
 def without_figures(monkeypatch):
     """Pictures take most of a small run's time, and one test looks at them."""
-    monkeypatch.setattr(runs, "write_figures", lambda *args: [])
+    monkeypatch.setattr(measuring, "write_figures", lambda *args: [])
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,15 @@ def test_history(finished):
         assert record["elbo"] == pytest.approx(record["log_px_z"] - record["kl"], abs=1e-6)
     # beta rises over the first two thirds: step / (2/3 * 5).
     assert [r["beta"] for r in records] == pytest.approx([0, 0.3, 0.6, 0.9, 1])
+
+
+def test_history_says_what_each_latent_carries_where_the_kl_splits(tmp_path, without_figures):
+    history = train(Config(steps=3), tmp_path / "run").history
+    assert len(history) == 3
+    for record in history:
+        latents = [record.pop(f"test_kl_z{d}") for d in range(2)]
+        assert sum(latents) == pytest.approx(record["test_kl"], rel=1e-5)
+        assert not [name for name in record if name.startswith("test_kl_z")]
 
 
 def test_metrics_and_environment(finished):
@@ -439,7 +451,7 @@ def test_interrupted_run_keeps_what_it_has(error, tmp_path, without_figures):
     said = r"Interrupted\. The last good .* kept in .*run" if error is KeyboardInterrupt else "stop"
     with pytest.raises(error, match=said):
         train(Config(steps=5), tmp_path / "run", callbacks=[stop])
-    assert {p.name for p in (tmp_path / "run").iterdir()} == FILES - {"metrics.json"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == FILES - MEASURED
     run = load_run(tmp_path / "run")
     assert [record["step"] for record in run.history] == [1, 2, 3]
     assert torch.isfinite(run.vae.encode(torch.randn(4, 2))).all()
@@ -516,12 +528,15 @@ def npz(tmp_path):
 def test_a_file_of_ones_own_end_to_end(values, npz, tmp_path, monkeypatch):
     drawn = values in ({"conditional": True}, {"gamma": 10.0, "capacity": 5.0})
     if not drawn:
-        monkeypatch.setattr(runs, "write_figures", lambda *args: [])
+        monkeypatch.setattr(measuring, "write_figures", lambda *args: [])
     config = Config(npz, steps=5, batch_size=20, latent_dim=3, **values)
     run = train(config, tmp_path / "run")
     assert {p.name for p in run.path.iterdir()} == FILES | ({"figures"} if drawn else set())
     if drawn:
-        assert {p.stem for p in (run.path / "figures").iterdir()} == FIGURES
+        drawn_of_z = {"aggregate_posterior", "traversals", "kl_per_latent"}
+        if not config.conditional:
+            drawn_of_z.add("class_means")
+        assert {p.stem for p in (run.path / "figures").iterdir()} == ALWAYS | drawn_of_z
     assert run.history[-1]["step"] == 5 and run.metrics["n"] == 6
     numbers = [v for record in run.history for v in record.values()]
     assert all(map(math.isfinite, numbers))
@@ -543,7 +558,7 @@ def test_a_file_of_ones_own_end_to_end(values, npz, tmp_path, monkeypatch):
 
 def test_a_run_of_one_latent_has_no_density_picture(npz, tmp_path):
     run = train(Config(npz, steps=2, latent_dim=1), tmp_path / "run")
-    assert {p.stem for p in (run.path / "figures").iterdir()} == FIGURES - {"aggregate_posterior"}
+    assert {p.stem for p in (run.path / "figures").iterdir()} == ALWAYS | {"traversals"}
 
 
 FULL = """
@@ -595,7 +610,7 @@ def test_run_is_frozen(finished):
 def test_prior_contours_are_the_marginal_of_the_two_latents_shown(name):
     from scipy.integrate import quad
 
-    from pyro_bvae.figures import _log_marginal
+    from pyro_bvae.figures.run import _log_marginal
     from pyro_bvae.priors import PRIORS
 
     p_z = PRIORS[name](3)()
@@ -610,7 +625,7 @@ def test_prior_contours_are_the_marginal_of_the_two_latents_shown(name):
 
 
 def test_prior_contours_are_left_out_where_no_marginal_is_known():
-    from pyro_bvae.figures import _log_marginal
+    from pyro_bvae.figures.run import _log_marginal
     from pyro_bvae.priors import Flow
 
     assert _log_marginal(Flow(3)(), np.array([0, 1])) is None

@@ -8,7 +8,15 @@ Example:
 
 from ._torchvision import import_torchvision
 from .data import Data, to_float
-from .loading import DATASETS, load_dataset
+from .loading import DATASETS, load_dataset, read_data
 from .spirals import spirals
 
-__all__ = ["DATASETS", "Data", "import_torchvision", "load_dataset", "spirals", "to_float"]
+__all__ = [
+    "DATASETS",
+    "Data",
+    "import_torchvision",
+    "load_dataset",
+    "read_data",
+    "spirals",
+    "to_float",
+]

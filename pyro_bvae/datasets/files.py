@@ -73,12 +73,17 @@ def load_file(
         ValueError: the kind is not known, or the content is damaged or unsuitable.
         TypeError: an array has an unsuitable dtype.
     """
+    return split(read_file(path, image_size), test_fraction, seed)
+
+
+def read_file(path: Path, image_size: int | None = None) -> Data:
+    """All rows of a file or folder, as `load_file` reads them."""
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: the file or folder must exist; got nothing there. Check the path."
         )
     if path.is_dir():
-        return split(read_folder(path, image_size), test_fraction, seed)
+        return read_folder(path, image_size)
     readers = dict(zip(SUFFIXES, (_read_npy, _read_npz, _read_h5, _read_h5), strict=True))
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -87,7 +92,7 @@ def load_file(
             f"{path.suffix or 'no suffix'}. Convert it, for example with numpy.savez."
         )
     x, labels, factors = reader(path)
-    return _split(x, labels, factors, str(path), image_size, test_fraction, seed)
+    return _data(x, labels, factors, str(path), image_size)
 
 
 def load_array(
@@ -98,20 +103,17 @@ def load_array(
     seed: int = 0,
 ) -> tuple[Data, Data]:
     """Split an array `(n, ...)`, with or without labels; as `load_file` otherwise."""
-    return _split(x, labels, None, "array", image_size, test_fraction, seed)
+    return split(_data(x, labels, None, "array", image_size), test_fraction, seed)
 
 
-def _split(
+def _data(
     x: np.ndarray | Rows,
     labels: np.ndarray | None,
     factors: np.ndarray | None,
     owner: str,
     image_size: int | None,
-    test_fraction: float,
-    seed: int,
-) -> tuple[Data, Data]:
-    data = resize(Data(to_rows(x, owner), labels, factors), image_size, owner)
-    return split(data, test_fraction, seed)
+) -> Data:
+    return resize(Data(to_rows(x, owner), labels, factors), image_size, owner)
 
 
 def _read_npy(path: Path) -> _Arrays:

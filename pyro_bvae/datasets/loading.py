@@ -14,7 +14,7 @@ import numpy as np
 
 from .data import Data
 from .digits import load_digits
-from .files import load_array, load_file
+from .files import load_array, load_file, read_file
 from .images import binarize_static
 from .spirals import load_spirals
 from .torchvision_sets import load_fashion_mnist, load_mnist
@@ -94,6 +94,12 @@ def load_dataset(
     if binarize == "static":
         train, test = binarize_static(train, name), binarize_static(test, name)
     return train, test
+
+
+def read_data(path: str | Path, *, image_size: int | None = None, binarize: str = "none") -> Data:
+    """All rows of one's own file or folder, without a split; images and errors as in `load_dataset`."""
+    data = read_file(Path(path), image_size)
+    return binarize_static(data, str(path)) if binarize == "static" else data
 
 
 def _find_loader(

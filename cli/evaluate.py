@@ -1,0 +1,157 @@
+"""``pyro-bvae evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyro_bvae.config import BASELINES
+
+from .errors import one_sentence
+from .table import echo_table
+
+
+@click.command("evaluate")
+@click.argument("run", type=click.Path(), required=False)
+@click.option(
+    "--metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Measure only this beyond the basic terms; repeatable, or separated by commas; see "
+    "pyro-bvae list [default: all that apply but dci, which takes minutes].",
+)
+@click.option(
+    "--on",
+    default="test",
+    show_default=True,
+    metavar="test|train|FILE",
+    help="Rows to measure on.",
+)
+@click.option(
+    "--baseline",
+    type=click.Choice(BASELINES),
+    help="Measure these codes of the run's data in place of the model's.",
+)
+@click.option(
+    "--samples",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="K, samples a row of the importance-weighted log p(x).",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(1),
+    help="Rows log p(x) is estimated on [default: as many as take minutes].",
+)
+@click.option(
+    "--codes",
+    type=click.Path(),
+    help="Without RUN: .npy or .npz of codes (n, latents), of any library.",
+)
+@click.option(
+    "--factors",
+    type=click.Path(),
+    help="With --codes: .npy or .npz of integer factors (n, factors).",
+)
+@click.option("--out", type=click.Path(), help="With --codes: JSON file to write as well.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**32 - 1),
+    help="Of the noise and of the metrics' draws.",
+)
+@click.option("--trust", is_flag=True, help="Import the code of one's own that the run names.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def command(run: str | None, codes: str | None, factors: str | None, **options: Any) -> None:
+    """Measure a trained RUN on held-out data, or codes of any library against known factors.
+
+    \b
+    pyro-bvae evaluate runs/mnist-gaussian-1
+    pyro-bvae evaluate runs/dsprites-1 --metrics mig,dci --on train
+    pyro-bvae evaluate runs/dsprites-1 --baseline pca
+    pyro-bvae evaluate --codes codes.npz --factors factors.npz
+    """
+    names = [name for text in options["metrics"] for name in text.split(",") if name] or None
+    with one_sentence():
+        if run is None:
+            _evaluate_codes(codes, factors, names, options)
+            return
+        if codes is not None or factors is not None or options["out"] is not None:
+            raise ValueError("--codes, --factors and --out go without RUN. Leave either out.")
+        _evaluate_run(run, names, options)
+
+
+def _evaluate_run(run: str, names: list[str] | None, options: dict[str, Any]) -> None:
+    from pyro_bvae.measuring import measure_baseline, measure_run
+    from pyro_bvae.runs import load_run
+
+    loaded = load_run(run, trust=options["trust"])
+    click.echo("Loading data and encoding it ...", err=True)
+    chosen = {"on": options["on"], "measures": names, "seed": options["seed"]}
+    with _bar(options["quiet"]) as step:
+        if options["baseline"] is not None:
+            m, path = measure_baseline(
+                loaded.path, loaded.config, options["baseline"], on_progress=step, **chosen
+            )
+        else:
+            m, path = measure_run(
+                loaded.path,
+                loaded.config,
+                loaded.vae,
+                n_samples=options["samples"],
+                n_rows=options["rows"],
+                on_progress=step,
+                **chosen,
+            )
+    of = f"baseline {m['baseline']}" if "baseline" in m else f"{run}"
+    click.echo(f"{of} on {m['on']}, nats per example where no other unit is said (n = {m['n']}):")
+    echo_table(m)
+    click.echo(f"Wrote {path}")
+
+
+def _evaluate_codes(
+    codes: str | None, factors: str | None, names: list[str] | None, options: dict[str, Any]
+) -> None:
+    if codes is None or factors is None:
+        raise ValueError(
+            "evaluate needs a RUN, or both --codes and --factors. Give one or the other."
+        )
+    unused = [f"--{name}" for name in ("baseline", "rows") if options[name] is not None]
+    if options["on"] != "test" or unused:
+        raise ValueError(f"{(unused or ['--on'])[0]} needs a RUN. Leave it out beside --codes.")
+    from pyro_bvae.measuring import check_writable, measure_codes, write_json
+
+    out = None if options["out"] is None else Path(options["out"])
+    if out is not None:
+        if out.is_dir():
+            raise ValueError(f"--out must name a JSON file; {out} is a directory.")
+        check_writable(out.parent)
+    with _bar(options["quiet"]) as step:
+        m = measure_codes(Path(codes), Path(factors), names, on_progress=step, seed=options["seed"])
+    click.echo(f"{codes} (n = {m['n']}, {m['latents']} latents):")
+    echo_table(m)
+    if out is not None:
+        write_json(out, m)
+        click.echo(f"Wrote {out}")
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[str, float], None]]:
+    """A progress bar that says which measure is being taken."""
+    from tqdm import tqdm
+
+    shown = "{l_bar}{bar}| {elapsed}"
+    with tqdm(total=1.0, leave=False, disable=quiet, bar_format=shown) as bar:
+
+        def step(name: str, share: float) -> None:
+            bar.set_description(name, refresh=False)
+            bar.n = share
+            bar.refresh()
+
+        yield step

@@ -1,0 +1,73 @@
+"""What a colleague would say on seeing the numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def diagnose(metrics: dict[str, Any], config: Any) -> list[str]:
+    """What a colleague would say on seeing the numbers: empty where nothing is amiss."""
+    says: list[str] = []
+    capacity = config.gamma is not None
+    # What frees the code, and what sorts it into components, by the options in play.
+    if capacity:
+        freer = sorter = "raise capacity"
+    elif config.beta_tc is not None:
+        freer = sorter = "lower beta_tc"
+    else:
+        freer = "lower beta" if config.beta > 0 else ""
+        sorter = "raise alpha or lower beta" if config.beta > 0 else "raise alpha"
+    idle = metrics["latents"] - metrics["active_units"]
+    if idle:
+        remedy = f"{freer} or use fewer latents" if freer else "use fewer latents"
+        says.append(f"{idle} of {metrics['latents']} latents {metrics['idle_means']}: {remedy}.")
+    if not config.conditional:  # the label goes to the decoder: classes may share components
+        says += _diagnose_clusters(metrics, sorter)
+    if metrics.get("divergence_name") in ("inclusive-kl", "exclusive-kl", "total-correlation"):
+        says += _diagnose_bias(metrics, config)
+    below = capacity and metrics["kl"] < 0.9 * config.capacity - 1
+    if below and config.penalty == "relu":
+        says.append(
+            f"C has no effect: the KL is {metrics['kl']:.1f} nats, below C = {config.capacity:g}, where "
+            "the one-sided penalty is 0: lower C, or use --penalty absolute."
+        )
+    elif below:
+        says.append(
+            f"The KL, {metrics['kl']:.1f} nats, has not reached C = {config.capacity:g}: train longer, "
+            "raise gamma, or lower C."
+        )
+    return says
+
+
+def _diagnose_bias(metrics: dict[str, Any], config: Any) -> list[str]:
+    bias = {what: metrics.get(f"rate_minus_log_{what}") or 0 for what in ("batch", "components")}
+    remedies = [] if config.beta_tc is not None else ["--divergence mmd-per-dim"]
+    if bias["batch"] > 1 or not remedies:
+        remedies.append("a larger batch")
+    remedy = ", or ".join(remedies)
+    if max(bias.values()) > 1:
+        return [
+            f"D is dominated by its bias (rate - log of its components = {max(bias.values()):.1f} nats > "
+            f"1): use {remedy}."
+        ]
+    value, half = metrics.get("divergence"), metrics.get("divergence_at_half")
+    if value is None or half is None or abs(value - half) < max(0.2, 0.1 * abs(value)):
+        return []
+    n = metrics["divergence_components"]
+    return [
+        f"D depends on how many rows it sees ({half:.2f} nats at {n // 2}, {value:.2f} at {n}), so much of it "
+        f"is bias: compare it at equal rows only, or use {remedy}."
+    ]
+
+
+def _diagnose_clusters(metrics: dict[str, Any], remedy: str) -> list[str]:
+    if "purity" not in metrics or metrics["purity"] >= 0.95:
+        return []
+    classes, components = metrics["classes"], metrics["components"]
+    if metrics["components_used"] < min(classes, components):
+        return [
+            f"{classes} classes share {metrics['components_used']} of {components} components: {remedy}."
+        ]
+    if components < classes:
+        return [f"The prior has {components} components for {classes} classes: raise n_components."]
+    return [f"Classes share components (purity {metrics['purity']:.2f}): {remedy}."]
