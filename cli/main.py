@@ -10,8 +10,11 @@ from pyro_bvae import __version__
 
 COMMANDS = {
     "train": "Train a model and see its numbers and pictures.",
+    "evaluate": "Measure a trained model, or codes of any library.",
+    "report": "One page of a run, or of several side by side.",
+    "traverse": "Move one latent at a time and see what changes.",
     "sample": "Draw from a trained model.",
-    "list": "What can be chosen: data sets, priors, divergences, ...",
+    "list": "What can be chosen: data sets, priors, divergences, metrics, ...",
     "doctor": "Check this installation, its devices and its data.",
 }
 

@@ -10,13 +10,19 @@ from pyro_bvae.config import Config
 
 from .errors import INTERRUPTED, fail, one_sentence
 from .options import config_options, make_config
+from .table import echo_table
 
 
 @click.command("train")
 @config_options
 @click.option("--out", type=click.Path(), help="Run directory [default: runs/DATASET-PRIOR-N].")
+@click.option(
+    "--report/--no-report",
+    default=True,
+    help="Write RUN/report.html at the end, where its decoder can run in the page (2 M weights).",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def command(out: str | None, quiet: bool, **values: Any) -> None:
+def command(out: str | None, report: bool, quiet: bool, **values: Any) -> None:
     """Train a model and see its numbers and pictures.
 
     The objective is E log p(x|z) - beta KL(q(z|x) || p(z)) - alpha D(q(z), p(z)); with --gamma and
@@ -47,7 +53,18 @@ def command(out: str | None, quiet: bool, **values: Any) -> None:
         bar.close()
         fail(str(error) or "Interrupted.", INTERRUPTED)
     bar.close()
-    _summary(run)
+    _summary(run, report and _write_report(run))
+
+
+def _write_report(run: Any) -> bool:
+    """The page of the run, unless pictures would have to be decoded for it: that can take long."""
+    from pyro_bvae.report import live, write_report
+
+    if not live(run.vae):
+        return False
+    with one_sentence():
+        write_report([run], run.path / "report.html")
+    return True
 
 
 def _choose_threads(config: Config) -> None:
@@ -86,7 +103,7 @@ class _Bar:
             self.bar.close()
 
 
-def _summary(run: Any) -> None:
+def _summary(run: Any, report: bool) -> None:
     m, c = run.metrics, run.config
     seconds = m["training_seconds"]
     norm = f" (beta_norm {m['beta_norm']:.3g})" if "beta_norm" in m else ""
@@ -95,41 +112,8 @@ def _summary(run: Any) -> None:
         f"{seconds:.1f} s on {next(run.vae.parameters()).device}. Final beta {run.vae.beta:g}{norm}."
     )
     click.echo(f"Held-out, nats per example (n = {m['n']}):")
-    rows = summary_rows(m)
-    width = max(len(text) for text, _ in rows)
-    for text, value in rows:
-        click.echo(f"  {text:<{width}} {value}")
-    for sentence in m["diagnosis"]:
-        click.echo(f"Note: {sentence}")
-    first = run.path / "figures" / "aggregate_posterior.png"
-    look = f"look at {first} first" if first.exists() else f"pictures in {first.parent}"
-    click.echo(f"Run: {run.path}; {look}")
+    echo_table(m)
+    shown = run.path / ("report.html" if report else "figures")
+    click.echo(f"Run: {run.path}; look at {shown} first")
     trust = " --trust" if ":" in c.prior + c.network else ""
-    click.echo(f"Next: pyro-bvae sample {run.path}{trust}")
-
-
-def summary_rows(m: dict[str, Any]) -> list[tuple[str, str]]:
-    """Label and value of each line of the summary table."""
-    given = "z, y" if m["bound_on"] == "log p(x|y)" else "z"
-    rows = [
-        (label, f"{m[key]:9.3f} +- {m[key + '_se']:.3f}")
-        for key, label in (
-            ("log_px_z", f"E log p(x|{given})  (-distortion)"),
-            ("kl", "KL(q(z|x) || p(z))  (rate)"),
-            ("elbo", f"ELBO at beta = 1, below {m['bound_on']}"),
-        )
-    ]
-    if m["divergence"] is not None:
-        rows.append((f"D(q(z), p(z))  {m['divergence_name']}", f"{m['divergence']:9.3f}"))
-    if m["kl_estimator"] != "closed form":
-        rows.append(("KL estimated by", f"    {m['kl_estimator']}"))
-    if "purity" in m:
-        rows.append(("cluster purity", f"{m['purity']:9.3f}"))
-        rows.append(("components used", f"{m['components_used']:5d} of {m['components']}"))
-    criterion = "KL > .01 nats" if m["kl_per_latent"] is not None else "variance of means > .01"
-    rows.append((f"active latents, {criterion}", f"{m['active_units']:5d} of {m['latents']}"))
-    if "hoyer" in m:
-        rows.append(
-            ("Hoyer sparsity (Gaussian null)", f"{m['hoyer']:9.3f}  ({m['hoyer_null']:.3f})")
-        )
-    return rows
+    click.echo(f"Next: pyro-bvae evaluate {run.path}{trust}")

@@ -44,11 +44,14 @@ MAY_IMPORT = {
     "metrics": (),
     "evaluation": ("datasets", "divergences", "metrics", "vae"),
     "plots": (),
-    "figures": ("datasets", "evaluation", "plots", "training", "vae"),
+    "traversal": ("evaluation", "vae"),
+    "figures": ("datasets", "evaluation", "plots", "training", "traversal", "vae"),
     # disk
-    "runs": (
-        "", "build", "config", "datasets", "evaluation", "figures", "metrics", "training", "vae",
+    "measuring": (
+        "build", "config", "datasets", "evaluation", "figures", "metrics", "training", "vae",
     ),
+    "runs": ("", "build", "config", "datasets", "evaluation", "measuring", "training", "vae"),
+    "report": ("", "config", "evaluation", "likelihoods", "networks", "plots", "traversal", "vae"),
     # the public names, resolved lazily
     "": (),
     # command line
@@ -57,8 +60,12 @@ MAY_IMPORT = {
     "cli.options": ("config",),
     "cli.listing": ("config",),
     "cli.doctor": ("build", "config", "datasets", "training",),
+    "cli.table": ("evaluation",),
     "cli.sample": ("cli.errors", "figures", "runs"),
-    "cli.train": ("cli.errors", "cli.options", "config", "runs"),
+    "cli.traverse": ("cli.errors", "figures", "runs"),
+    "cli.evaluate": ("cli.errors", "cli.table", "config", "measuring", "runs"),
+    "cli.report": ("cli.errors", "report", "runs"),
+    "cli.train": ("cli.errors", "cli.options", "cli.table", "config", "report", "runs"),
     "cli.main": ("",),
     "cli.__main__": ("cli.main",),
 }  # fmt: skip
@@ -72,8 +79,11 @@ PUBLIC = {
     "divergences": "inclusive_kl exclusive_kl mmd mmd_per_dim total_correlation DIVERGENCES",
     "schedules": "constant linear cyclic",
     "datasets": "Data load_dataset spirals DATASETS",
-    "metrics": "hoyer cluster_scores Score",
-    "evaluation": "evaluate",
+    "metrics": (
+        "beta_vae_score factor_vae_score mig aam dci sap modularity explicitness irs mcc udr hoyer "
+        "sharpness active_units cluster_scores Score METRICS"
+    ),
+    "evaluation": "evaluate log_marginal",
 }
 
 

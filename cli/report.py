@@ -1,0 +1,37 @@
+"""``pyro-bvae report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .errors import one_sentence
+
+
+@click.command("report")
+@click.argument("runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--out",
+    type=click.Path(),
+    help="HTML file to write [default: RUN/report.html; ./report.html for several runs].",
+)
+@click.option("--trust", is_flag=True, help="Import the code of one's own that the runs name.")
+def command(runs: tuple[str, ...], out: str | None, trust: bool) -> None:
+    """Show trained RUNs in one HTML file: measures, curves, pictures, and a live traversal.
+
+    Runs that differ only in their seed are averaged. The file stands alone and needs no network.
+
+    \b
+    pyro-bvae report runs/spirals-mixture-1
+    pyro-bvae report runs/* --out comparison.html
+    """
+    default = Path(runs[0]) / "report.html" if len(runs) == 1 else Path("report.html")
+    with one_sentence():
+        from pyro_bvae.report import write_report
+        from pyro_bvae.runs import load_run
+
+        path = write_report(
+            [load_run(run, trust=trust) for run in runs], Path(out) if out else default
+        )
+    click.echo(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
