@@ -147,7 +147,8 @@ def _bar(quiet: bool) -> Iterator[Callable[[str, float], None]]:
     from tqdm import tqdm
 
     shown = "{l_bar}{bar}| {elapsed}"
-    with tqdm(total=1.0, leave=False, disable=quiet, bar_format=shown) as bar:
+    # None: no bar in a log file
+    with tqdm(total=1.0, leave=False, disable=quiet or None, bar_format=shown) as bar:
 
         def step(name: str, share: float) -> None:
             bar.set_description(name, refresh=False)

@@ -89,7 +89,8 @@ class _Bar:
         if self.bar is None:
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, unit=" steps", mininterval=0.2, leave=False)
+            # None: no bar in a log file, where it would be a line a step
+            self.bar = tqdm(total=total, unit=" steps", mininterval=0.2, leave=False, disable=None)
         self.bar.update(1)
 
     def record(self, record: dict[str, float], state: Any) -> None:

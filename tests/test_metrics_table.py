@@ -189,6 +189,7 @@ def test_signature(name):
     assert {other.name: other.default for other in others}["seed"] == 0
 
 
+@pytest.mark.filterwarnings("ignore:factor_vae_score. no code")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", METRICS)
 def test_limits(name, kind):
@@ -207,6 +208,7 @@ def test_same_seed_same_score(name):
     assert 0.05 < first.value < 0.95, "the invariances would be tested on a limit"
 
 
+@pytest.mark.filterwarnings("ignore:factor_vae_score. no code")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", METRICS)
 def test_exactly_the_declared_invariances(name, change):

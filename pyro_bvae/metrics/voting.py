@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -144,6 +145,9 @@ def factor_vae_score(
     Raises:
         ValueError: a size too small, a negative ``min_std``, a factor no two rows share.
 
+    Warns:
+        UserWarning: every code is below ``min_std``.
+
     References:
         Kim and Mnih 2018, https://arxiv.org/abs/1802.05983; Mathieu et al. 2019,
         https://arxiv.org/abs/1812.02833
@@ -162,6 +166,13 @@ def factor_vae_score(
     groups = shared_values(name, factors)
     rng = np.random.default_rng(seed)
     table, live = _standardised(codes, n_variance, min_std, rng)
+    if not len(live):
+        warnings.warn(
+            f"{name}: no code has a standard deviation of at least {min_std:g}, so no vote counts; scale "
+            "the codes up, or lower min_std.",
+            UserWarning,
+            stacklevel=2,
+        )
     labels = rng.integers(len(groups), size=n_train)
     winners = _votes(table, live, groups, labels, n_rows, rng)
     votes = np.zeros((codes.shape[1] + 1, len(groups)), dtype=np.int64)
