@@ -38,10 +38,8 @@ from .table import echo_table
 )
 @click.option(
     "--samples",
-    default=1000,
-    show_default=True,
     type=click.IntRange(1),
-    help="K, samples a row of the importance-weighted log p(x).",
+    help="K, samples a row of the importance-weighted log p(x) [default: 1000].",
 )
 @click.option(
     "--rows",
@@ -61,10 +59,8 @@ from .table import echo_table
 @click.option("--out", type=click.Path(), help="With --codes: JSON file to write as well.")
 @click.option(
     "--seed",
-    default=0,
-    show_default=True,
     type=click.IntRange(0, 2**32 - 1),
-    help="Of the noise and of the metrics' draws.",
+    help="Of the noise and of the metrics' draws [default: the run's].",
 )
 @click.option("--trust", is_flag=True, help="Import the code of one's own that the run names.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -73,11 +69,11 @@ def command(run: str | None, codes: str | None, factors: str | None, **options: 
 
     \b
     pyro-bvae evaluate runs/mnist-gaussian-1
-    pyro-bvae evaluate runs/dsprites-1 --metrics mig,dci --on train
-    pyro-bvae evaluate runs/dsprites-1 --baseline pca
+    pyro-bvae evaluate runs/shapes-gaussian-1 --metrics mig,dci --on train
+    pyro-bvae evaluate runs/shapes-gaussian-1 --baseline pca
     pyro-bvae evaluate --codes codes.npz --factors factors.npz
     """
-    names = [name for text in options["metrics"] for name in text.split(",") if name] or None
+    names = [name.strip() for text in options["metrics"] for name in text.split(",")] or None
     with one_sentence():
         if run is None:
             _evaluate_codes(codes, factors, names, options)
@@ -88,6 +84,10 @@ def command(run: str | None, codes: str | None, factors: str | None, **options: 
 
 
 def _evaluate_run(run: str, names: list[str] | None, options: dict[str, Any]) -> None:
+    if options["baseline"] is not None:
+        _refuse(options, ("samples", "rows"), "beside --baseline")
+    elif names is not None and "log-marginal" not in names:
+        _refuse(options, ("samples", "rows"), "without --metrics log-marginal")
     from pyro_bvae.measuring import measure_baseline, measure_run
     from pyro_bvae.runs import load_run
 
@@ -104,14 +104,16 @@ def _evaluate_run(run: str, names: list[str] | None, options: dict[str, Any]) ->
                 loaded.path,
                 loaded.config,
                 loaded.vae,
-                n_samples=options["samples"],
+                n_samples=options["samples"] or 1000,
                 n_rows=options["rows"],
                 on_progress=step,
                 **chosen,
             )
-    of = f"baseline {m['baseline']}" if "baseline" in m else f"{run}"
-    click.echo(f"{of} on {m['on']}, nats per example where no other unit is said (n = {m['n']}):")
-    echo_table(m)
+    if "baseline" in m:
+        click.echo(f"baseline {m['baseline']} on {m['on']} (n = {m['n']}):")
+    else:
+        click.echo(f"{run} on {m['on']}, nats per example where no unit is said (n = {m['n']}):")
+    _echo(m, names)
     click.echo(f"Wrote {path}")
 
 
@@ -122,23 +124,37 @@ def _evaluate_codes(
         raise ValueError(
             "evaluate needs a RUN, or both --codes and --factors. Give one or the other."
         )
-    unused = [f"--{name}" for name in ("baseline", "rows") if options[name] is not None]
-    if options["on"] != "test" or unused:
-        raise ValueError(f"{(unused or ['--on'])[0]} needs a RUN. Leave it out beside --codes.")
-    from pyro_bvae.measuring import check_writable, measure_codes, write_json
+    _refuse(options, ("baseline", "rows", "samples", "trust"), "beside --codes")
+    if options["on"] != "test":
+        raise ValueError("--on has no meaning beside --codes. Leave it out.")
+    from pyro_bvae.measuring import measure_codes
+    from pyro_bvae.writing import check_file, write_json
 
     out = None if options["out"] is None else Path(options["out"])
     if out is not None:
-        if out.is_dir():
-            raise ValueError(f"--out must name a JSON file; {out} is a directory.")
-        check_writable(out.parent)
+        check_file(out, (".json",))
     with _bar(options["quiet"]) as step:
-        m = measure_codes(Path(codes), Path(factors), names, on_progress=step, seed=options["seed"])
+        m = measure_codes(
+            Path(codes), Path(factors), names, on_progress=step, seed=options["seed"] or 0
+        )
     click.echo(f"{codes} (n = {m['n']}, {m['latents']} latents):")
-    echo_table(m)
+    _echo(m, names)
     if out is not None:
         write_json(out, m)
         click.echo(f"Wrote {out}")
+
+
+def _echo(m: dict[str, Any], names: list[str] | None) -> None:
+    echo_table(m)
+    if names is None and "scores" in m and "dci" not in m["scores"]:
+        click.echo("Left out, as it can take minutes: --metrics dci")
+
+
+def _refuse(options: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+    """Refuse options that would be ignored."""
+    for name in names:
+        if options[name]:
+            raise ValueError(f"--{name} has no meaning {where}. Leave it out.")
 
 
 @contextmanager

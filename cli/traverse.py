@@ -25,9 +25,11 @@ from .errors import one_sentence
 )
 @click.option("--quantiles", is_flag=True, help="From the prior's 1 % quantile to its 99 %.")
 @click.option(
-    "--columns", type=click.IntRange(2), help="Values of a latent [default: 9; 16 in a GIF]."
+    "--columns",
+    type=click.IntRange(2),
+    help="Values of a latent [default: 9; 25 of points; 16 in a GIF].",
 )
-@click.option("--active", is_flag=True, help="Only latents that carry more than .01 nats.")
+@click.option("--active", is_flag=True, help="Only latents that evaluate counts as active.")
 @click.option(
     "--label",
     type=click.IntRange(0),

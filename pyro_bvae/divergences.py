@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 Divergence = Callable[[TorchDistributionMixin, TorchDistributionMixin, Tensor], Tensor]
 
 MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-_UNDERFLOW = -60.0  # exp of less is negligible beside 1, and below -87 fifty times slower on a CPU
+UNDERFLOW = -60.0  # exp of less is negligible beside 1, and below -87 fifty times slower on a CPU
 _BLOCK = 1 << 18  # elements of one block of pairs: a few of them stay in a CPU's second-level cache
 
 
@@ -322,7 +322,7 @@ class _LogMixture(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor) -> Tensor:
         total = torch.cat(
-            [_logsumexp(joint) for _, joint in _joint_blocks(z, loc, scale, log_weights)]
+            [logsumexp_in_place(joint) for _, joint in _joint_blocks(z, loc, scale, log_weights)]
         )
         ctx.save_for_backward(z, loc, scale, log_weights, total)
         return total
@@ -336,7 +336,7 @@ class _LogMixture(torch.autograd.Function):
         means, inverse = loc.T.contiguous(), scale.T.reciprocal().contiguous()
         for rows, joint in _joint_blocks(z, loc, scale, log_weights):
             joint -= total[rows, None]
-            weight = joint.clamp_(min=_UNDERFLOW).exp_().mul_(grad[rows, None])  # responsibilities
+            weight = joint.clamp_(min=UNDERFLOW).exp_().mul_(grad[rows, None])  # responsibilities
             mass = weight.sum(0)
             standard, pull = torch.empty_like(weight), torch.empty_like(weight)
             for d in range(z.shape[1]):
@@ -348,10 +348,10 @@ class _LogMixture(torch.autograd.Function):
         return grad_z, (grad_loc * inverse).T, (grad_scale * inverse).T, None
 
 
-def _logsumexp(joint: Tensor) -> Tensor:
+def logsumexp_in_place(joint: Tensor) -> Tensor:
     """`torch.logsumexp` over columns, in place."""
     top = joint.amax(1)
-    return joint.sub_(top[:, None]).clamp_(min=_UNDERFLOW).exp_().sum(1).log_().add_(top)
+    return joint.sub_(top[:, None]).clamp_(min=UNDERFLOW).exp_().sum(1).log_().add_(top)
 
 
 def _joint_blocks(

@@ -17,7 +17,6 @@ from .build import Built, check_values, load, load_whole, make_divergence, make_
 from .config import FORMAT, Config, default_divergence
 from .datasets import Data
 from .evaluation import (
-    Codes,
     Progress,
     applicable,
     baseline_codes,
@@ -25,24 +24,27 @@ from .evaluation import (
     diagnose,
     encode_data,
     evaluate,
+    read_codes,
     score_codes,
     spaced,
-    vae_device,
 )
+from .evaluation.codes import Transform
+from .evaluation.held_out import check_known
 from .figures import write_figures
 from .metrics import METRICS
-from .metrics.checks import check_pair
 from .training import Record
-from .vae import VAE
+from .vae import VAE, evaluating, vae_device
+from .writing import write_json
 
 _EXAMPLES = 16
+_OF_TRAINING = ("rate_minus_log_batch", "training_seconds")  # what no evaluation can find again
 
 
 def measure(path: Path, built: Built, history: list[Record]) -> None:
     """At the end of a training: held-out measures, examples and pictures."""
     c = built.config
-    torch.manual_seed(c.seed)
-    codes = encode_data(built.vae, built.test, built.transform)
+    with evaluating(built.vae, c.seed):
+        codes = encode_data(built.vae, built.test, built.transform)
     name = _divergence_name(c)
     metrics = evaluate(
         built.vae,
@@ -56,7 +58,7 @@ def measure(path: Path, built: Built, history: list[Record]) -> None:
     metrics["diagnosis"] = diagnose(metrics, c)
     metrics["training_seconds"] = sum(record["seconds"] for record in history)
     write_json(path / "metrics.json", metrics)
-    _write_examples(path, built.test, codes)
+    _write_examples(path, built.vae, built.test, built.transform, c.seed)
     write_figures(path / "figures", built.vae, built.train, built.test, codes, history)
 
 
@@ -70,7 +72,7 @@ def measure_run(
     n_samples: int = 1000,
     n_rows: int | None = None,
     on_progress: Progress | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Measure a finished run by more measures or on other rows; its data are loaded anew.
 
@@ -80,37 +82,31 @@ def measure_run(
         vae: its model.
         on: ``"test"``, ``"train"``, or the path of a file or folder of data.
         measures: as in `evaluate`.
-        n_samples, n_rows, on_progress, seed: as in `evaluate`.
+        n_samples, n_rows, on_progress: as in `evaluate`.
+        seed: of the noise; the run's own by default.
 
     Returns:
-        The measures, and where they were written: ``metrics.json`` for the held-out rows, where what is
-        not measured again is kept; ``metrics-<name>.json`` for other rows.
+        The measures, and where they were written: ``metrics.json`` for the held-out rows, where what was
+        measured before with this seed is kept; ``metrics-on-<name>.json`` for other rows.
 
     Raises:
         ValueError, TypeError, OSError: before any work.
     """
+    seed = config.seed if seed is None else seed
     data = _rows(config, on)
     names = applicable(data) if measures is None else check_measures(measures, data)
-    if vae.n_classes and data.n_classes > vae.n_classes:
-        raise ValueError(
-            f"--on {on}: labels must be below {vae.n_classes}, the classes of the run; got "
-            f"{data.n_classes - 1}. Leave those rows out."
-        )
-    x, labels = data.tensors(np.arange(min(len(data), 4)), vae_device(vae))
-    vae.check(x, labels if vae.n_classes else None)
-    target = path / ("metrics.json" if on == "test" else f"metrics-{Path(on).stem}.json")
-    kept = _kept(target, on)
+    _check_rows(vae, data, on)
+    target = path / (
+        "metrics.json" if on == "test" else f"metrics-on-{Path(on).resolve().stem}.json"
+    )
+    kept = _kept(target, on, len(data), seed)
     transform = make_transform(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        codes = encode_data(vae, data, transform)
     measured = evaluate(
         vae,
         data,
         divergence=make_divergence(config, _divergence_name(config), len(data)),
         transform=transform,
-        codes=codes,
-        measures=names,
+        measures=None if measures is None else names,
         n_samples=n_samples,
         n_rows=n_rows,
         on_progress=on_progress,
@@ -124,7 +120,7 @@ def measure_run(
     metrics["diagnosis"] = diagnose(metrics, config)
     write_json(target, metrics)
     if on == "test":
-        _write_examples(path, data, codes)
+        _write_examples(path, vae, data, transform, seed)
     return metrics, target
 
 
@@ -136,7 +132,7 @@ def measure_baseline(
     on: str = "test",
     measures: Sequence[str] | None = None,
     on_progress: Progress | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Disentanglement metrics of a baseline's codes of a run's data: the run's own are compared with them.
 
@@ -146,40 +142,40 @@ def measure_baseline(
             its first step.
 
     Returns:
-        The measures, and where they were written: ``metrics-<baseline>.json``, with the rows' name
-        unless they are the held-out ones.
+        The measures, and where they were written: ``metrics-baseline-<name>.json``, and so on for
+        other rows than the held-out ones.
 
     Raises:
         ValueError, TypeError, OSError: before any work; among others where the data have no factors.
     """
-    train, test = load(config)
-    data = spaced(_rows(config, on, (train, test)))
+    seed = config.seed if seed is None else seed
+    parts = load(config)
+    data = spaced(_rows(config, on, parts))
+    if data.factors is None:
+        raise ValueError("--baseline needs data with ground-truth factors; these have none.")
     scores = _metric_names(measures)
     check_measures(scores, data)
+    rows = "" if on == "test" else f"-on-{Path(on).resolve().stem}"
+    target = path / f"metrics-baseline-{baseline}{rows}.json"
+    _kept(target, on, len(data), seed)  # refuses a file about other rows
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if baseline == "untrained":
-            codes = _untrained(config, (train, test), data)
+            codes = _untrained(config, parts, data)
         else:
-            codes = baseline_codes(baseline, train, data, cast(int, config.latent_dim), seed)
-    metrics: dict[str, Any] = {
-        "format": FORMAT,
-        "baseline": baseline,
-        "on": on,
-        "n": len(data),
-        "seed": seed,
-    }
-    metrics |= {"latents": codes.shape[1]} | score_codes(
+            codes = baseline_codes(baseline, parts[0], data, cast(int, config.latent_dim), seed)
+    metrics: dict[str, Any] = {"format": FORMAT, "baseline": baseline, "on": on, "n": len(data)}
+    metrics |= {"seed": seed, "latents": codes.shape[1]}
+    metrics |= score_codes(
         codes,
-        cast(np.ndarray, data.factors),
+        data.factors,
         scores,
         factor_names=data.factor_names,
+        lenient=measures is None,
         on_progress=on_progress,
         seed=seed,
     )
     metrics["notes"] += [" ".join(str(warning.message).split()) for warning in caught]
-    rows = "" if on == "test" else f"-{Path(on).stem}"
-    target = path / f"metrics-{baseline}{rows}.json"
     write_json(target, metrics)
     return metrics, target
 
@@ -195,8 +191,7 @@ def measure_codes(
     """Disentanglement metrics of codes on disk, made by any library.
 
     Args:
-        codes: .npy, or .npz whose array is called codes, z or loc or is the only one: ``(n, latent_dim)``.
-        factors: the same, called factors or latents_classes: integers ``(n, n_factors)``.
+        codes, factors: as in `read_codes`.
         measures: metric names; None for all but ``dci``.
         on_progress, seed: as in `evaluate`.
 
@@ -206,64 +201,23 @@ def measure_codes(
     Raises:
         FileNotFoundError, ValueError, TypeError: one sentence, before any work.
     """
-    z = _read_array("--codes", codes, ("codes", "z", "loc"))
-    f = _read_array("--factors", factors, ("factors", "latents_classes"))
-    check_pair("evaluate", z, f)  # what it returns has lost the factors' order
     names = _metric_names(measures)
+    z, f = read_codes(codes, factors)
     about = {"n": len(z), "latents": z.shape[1], "seed": seed}
-    return about | score_codes(z, f, names, on_progress=on_progress, seed=seed)
+    lenient = measures is None
+    return about | score_codes(z, f, names, lenient=lenient, on_progress=on_progress, seed=seed)
 
 
 def _metric_names(measures: Sequence[str] | None) -> list[str]:
     if measures is None:
         return [name for name in METRICS if name != "dci"]
-    wrong = [name for name in measures if name not in METRICS]
-    if wrong:
-        raise ValueError(
-            f"--metrics of codes must be among {', '.join(METRICS)}; got {wrong[0]!r}."
-        )
+    check_known(measures, tuple(METRICS), "--metrics of codes")
     return list(measures)
 
 
-def _read_array(option: str, path: Path, keys: tuple[str, ...]) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"{option} must name a .npy or .npz file; {path} is not there.")
-    rule = f"{option} must be a .npy file, or .npz with one array or one called {' or '.join(keys)}"
-    try:
-        with path.open("rb") as opened:
-            found = np.load(opened, allow_pickle=False)
-            if isinstance(found, np.ndarray):
-                return found
-            names = [k for k in keys if k in found.files] or found.files[: len(found.files) == 1]
-            if names:
-                return np.asarray(found[names[0]])
-            held = ", ".join(found.files) or "no array"
-    except Exception as error:  # numpy and zipfile raise many kinds on damaged files
-        raise ValueError(f"{rule}; {path} cannot be read ({type(error).__name__}).") from error
-    raise ValueError(f"{rule}; {path} holds {held}. Rename one.")
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a place that cannot be written, before any work."""
-    parent = path.absolute()
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise PermissionError(
-            f"--out must lie where one can write; {parent} is not writable. Choose another place."
-        )
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write ``value`` to a temporary name, then rename: no reader sees half a file."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
 def _untrained(config: Config, parts: tuple[Data, Data], data: Data) -> np.ndarray:
-    n_classes = max(part.n_classes for part in parts) if config.conditional else 0
     train = parts[0]
+    n_classes = max(part.n_classes for part in parts) if config.conditional else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         vae = make_vae(config, train.x_shape, n_classes, x=train.x)
@@ -274,20 +228,54 @@ def _rows(config: Config, on: str, parts: tuple[Data, Data] | None = None) -> Da
     """The rows ``on`` names, checked as training checks its own; ``parts``, where they are loaded."""
     if on in ("test", "train"):
         return (parts or load(config))[on == "test"]
+    if not Path(on).exists():
+        raise FileNotFoundError(
+            f"--on must be test, train, or a file or folder that exists; got {on!r}."
+        )
     data = load_whole(config, on)
     check_values(config, data)
     return data
 
 
-def _kept(path: Path, on: str) -> dict[str, Any]:
-    """What ``path`` holds already of the same rows: other data may go by the same name."""
+def _check_rows(vae: VAE, data: Data, on: str) -> None:
+    """Refuse rows that the model cannot take."""
+    if vae.n_classes and data.n_classes > vae.n_classes:
+        raise ValueError(
+            f"--on {on}: labels must be below {vae.n_classes}, the classes of the run; got "
+            f"{data.n_classes - 1}. Leave those rows out."
+        )
+    if vae.n_classes and data.labels is None:
+        raise ValueError(f"--on {on}: rows must have labels, as the run is conditional; got none.")
+    x, labels = data.tensors(np.arange(min(len(data), 4)), vae_device(vae))
+    try:
+        vae.check(x, labels if vae.n_classes else None)
+    except ValueError as error:
+        raise ValueError(
+            f"--on {on}: rows must be shaped as those of the run; the model cannot take "
+            f"{data.x_shape}. Measure the run on data like its own."
+        ) from error
+
+
+def _kept(path: Path, on: str, n: int, seed: int) -> dict[str, Any]:
+    """What ``path`` holds already of the same rows, measured alike.
+
+    Raises:
+        ValueError: it is about other rows that go by the same name, or damaged.
+    """
     if not path.is_file():
         return {}
     try:
         found = dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"evaluate: {path} must be JSON; {error}. Delete it.") from error
-    return found if found.get("on", "test") == on else {}
+    other = found.get("on", "test")
+    if other != on:
+        raise ValueError(
+            f"--on {on}: the file for its measures, {path}, holds those of {other}. Rename one."
+        )
+    if on in ("test", "train") and (found.get("n"), found.get("seed")) == (n, seed):
+        return found
+    return {name: found[name] for name in _OF_TRAINING if name in found}
 
 
 def _divergence_name(config: Config) -> str:
@@ -310,19 +298,19 @@ def _about(config: Config, vae: VAE, data: Data, on: str) -> dict[str, Any]:
     return about
 
 
-def _write_examples(path: Path, data: Data, codes: Codes) -> None:
+def _write_examples(path: Path, vae: VAE, data: Data, transform: Transform, seed: int) -> None:
     """Some held-out rows and their posteriors: traversals start there, with no data set at hand."""
     # Evenly spaced: the first rows may all be of one class.
     rows = np.linspace(0, len(data) - 1, min(len(data), _EXAMPLES)).astype(np.int64)
-    x, labels = data.tensors(rows)
-    arrays = {
-        "x": x.numpy(),
-        "loc": codes.loc[rows].cpu().numpy(),
-        "scale": codes.scale[rows].cpu().numpy(),
-    }
+    x, labels = data.tensors(rows, vae_device(vae))
+    with evaluating(vae, seed):
+        x = x if transform is None else transform(x)
+        q_z = vae.q_z(x, labels if vae.n_classes else None)
+    tensors = {"x": x, "loc": q_z.mean, "scale": q_z.variance.sqrt()}
     if labels is not None:
-        arrays["labels"] = labels.numpy()
+        tensors["labels"] = labels
+    arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     temporary = path / "examples.npz.new"
     with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(file, **arrays)
     os.replace(temporary, path / "examples.npz")

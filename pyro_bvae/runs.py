@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,13 +31,14 @@ import torch
 from . import __version__
 from .build import Built, build, make_vae
 from .config import FORMAT, Config
-from .datasets import Data
-from .evaluation import encode_data, vae_device
-from .measuring import check_writable, measure, write_json
+from .evaluation import encode_data, spaced
+from .measuring import measure
 from .training import Callback, Record, StepCallback, TrainingState, fit
-from .vae import VAE
+from .vae import VAE, evaluating, vae_device
+from .writing import check_directory, write_json
 
 _EVALUATIONS = 30  # held-out measurements during a training
+_HELD_OUT_ROWS = 2000  # of each
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """Contents of metrics.json."""
-        return _read_json(self.path / "metrics.json", "Its training did not finish: train again.")
+        return _read_json(self.path / "metrics.json", "pyro-bvae evaluate writes it.")
 
     @property
     def examples(self) -> dict[str, np.ndarray] | None:
@@ -240,19 +242,13 @@ class _Writer:
 
 def _held_out(built: Built) -> Record:
     """Held-out terms, without touching the noise of the training."""
-    device = vae_device(built.vae)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        codes = encode_data(built.vae, _head(built.test, 2000), built.transform)
+    with evaluating(built.vae, seed=0):
+        codes = encode_data(built.vae, spaced(built.test, _HELD_OUT_ROWS), built.transform)
     log_px_z, kl = codes.log_px_z.mean().item(), codes.kl.mean().item()
     record = {"test_log_px_z": log_px_z, "test_kl": kl, "test_elbo": log_px_z - kl}
     if codes.kl_per_latent is not None:
         record |= {f"test_kl_z{d}": kl_d for d, kl_d in enumerate(codes.kl_per_latent.tolist())}
     return record
-
-
-def _head(data: Data, n: int) -> Data:
-    return data if len(data) <= n else data.subset(np.arange(n))
 
 
 def _check_out(path: Path) -> None:
@@ -261,7 +257,7 @@ def _check_out(path: Path) -> None:
         raise FileExistsError(
             f"--out must be a new or empty directory; {path} is not. Choose another name."
         )
-    check_writable(path)
+    check_directory(path)
 
 
 def _make_directory(config: Config, out: str | Path | None) -> Path:
@@ -271,7 +267,7 @@ def _make_directory(config: Config, out: str | Path | None) -> Path:
         return Path(out)
     prior = config.prior.replace(":", "-").replace(".", "-")
     stem = f"{Path(config.dataset).stem or 'data'}-{prior}"
-    check_writable(Path("runs"))
+    check_directory(Path("runs"))
     for n in itertools.count(1):
         path = Path("runs") / f"{stem}-{n}"
         try:
@@ -283,7 +279,7 @@ def _make_directory(config: Config, out: str | Path | None) -> Path:
 
 
 def _environment(vae: VAE) -> dict[str, Any]:
-    device = next(vae.parameters()).device
+    device = vae_device(vae)
     return {
         "pyro_bvae": __version__,
         "python": platform.python_version(),
@@ -315,6 +311,8 @@ def _read_config(path: Path) -> Config:
 
 
 def _read_json(path: Path, hint: str = "Is it a run?") -> dict[str, Any]:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"load_run: {path.parent} must be a run's directory; it is none.")
     if not path.is_file():
         raise FileNotFoundError(
             f"load_run: {path.parent} must hold {path.name}; it does not. {hint}"
@@ -330,7 +328,7 @@ def _read_json(path: Path, hint: str = "Is it a run?") -> dict[str, Any]:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"load_run: {path.parent} has no {path.name}; it was not trained.")
+        raise FileNotFoundError(f"load_run: {path.parent} has no {path.name}. Train again.")
     try:
         checkpoint = dict(torch.load(path, map_location="cpu", weights_only=True))
         written = int(checkpoint["format"])
@@ -340,9 +338,10 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
             if wrong:
                 raise TypeError(f"wrong kind of {', '.join(wrong)}")
     except Exception as error:  # torch.load raises many kinds on damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = textwrap.shorten(str(error) or type(error).__name__, 80, placeholder=" ...")
         raise ValueError(
-            f"load_run: {path} must be a checkpoint of pyro_bvae; it cannot be read ({reason})."
+            f"load_run: {path} must be a checkpoint of pyro_bvae; it cannot be read ({reason}). "
+            "Restore it, or train again."
         ) from error
     if written > FORMAT:
         raise ValueError(

@@ -17,7 +17,7 @@ from torch import Tensor
 from .datasets import Data, to_float
 from .elbo import CapacityELBO, ElboTerms, TermsELBO
 from .schedules import NonNegative, Schedule
-from .vae import VAE
+from .vae import VAE, vae_device
 
 Record = dict[str, float]
 
@@ -96,7 +96,7 @@ def fit(
     history: list[Record] = []
     tally = _Tally(objective)
     svi = SVI(vae.model, vae.guide, optim, loss=tally.loss, loss_and_grads=tally.loss_and_grads)
-    device = next(vae.parameters()).device
+    device = vae_device(vae)
     batches = _batches(data, batch_size, generator, device, vae.n_classes > 0)
     vae.train()
     # A store of its own: pyro.module finds names of an earlier model in the global one, and its

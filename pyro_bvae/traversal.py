@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .evaluation.held_out import ACTIVE_NATS, ACTIVE_VARIANCE
-from .vae import VAE
+from .vae import VAE, evaluating
 
 _BATCH = 500
 
@@ -75,18 +74,13 @@ def manifold(vae: VAE, across: Tensor, up: Tensor, labels: Tensor | int | None =
 
 def decode(vae: VAE, codes: Tensor, labels: Tensor | int | None = None) -> Tensor:
     """Means of p(x|z) at ``codes (*batch, latent_dim)``: ``(*batch, *x_shape)``, all of one class."""
-    training = vae.training
-    vae.eval()
-    try:
-        with torch.no_grad():
-            means = []
-            for z in codes.reshape(-1, codes.shape[-1]).split(_BATCH):
-                given = None
-                if labels is not None:
-                    given = torch.as_tensor(labels, device=z.device).reshape(-1).expand(len(z))
-                means.append(vae.p_x(z, given).mean)
-    finally:
-        vae.train(training)
+    means = []
+    with evaluating(vae):
+        for z in codes.reshape(-1, codes.shape[-1]).split(_BATCH):
+            given = None
+            if labels is not None:
+                given = torch.as_tensor(labels, device=z.device).reshape(-1).expand(len(z))
+            means.append(vae.p_x(z, given).mean)
     x = torch.cat(means)
     return x.reshape(*codes.shape[:-1], *x.shape[1:])
 
@@ -97,9 +91,7 @@ def prior_range(vae: VAE, tail: float = 0.01, n: int = 10_000) -> Tensor:
     Returns:
         Tensor ``(2, latent_dim)``. The ambient generators are left as they were.
     """
-    device = next(vae.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-        torch.manual_seed(0)
+    with evaluating(vae, seed=0):
         z = vae.p_z().sample((n,))
     levels = torch.tensor([tail, 1 - tail], device=z.device, dtype=z.dtype)
     return torch.quantile(z, levels, dim=0)
@@ -112,14 +104,15 @@ def latent_order(
 
     Args:
         metrics: ``latents``, their number, and where known ``kl_per_latent``, in nats, or else
-            ``signal_per_latent``, the variance of posterior means over the mean posterior variance.
-        active: leave out latents below .01 nats, or below .01 of signal.
+            ``signal_per_latent``, the variance of posterior means over the mean posterior variance;
+            for ``active``, ``active_latents``.
+        active: leave out the latents that are not among ``active_latents``.
 
     Returns:
         The latents, most first; a text for each, as ``z3  2.1 nats``; and how they were ordered.
 
     Raises:
-        ValueError: ``active`` where neither is known, or where no latent is active.
+        ValueError: ``active`` where it is not known which are, or where none is.
 
     Example:
         >>> latent_order({"latents": 2, "kl_per_latent": [0.5, 2.125]})
@@ -127,24 +120,30 @@ def latent_order(
     """
     kl, signal = metrics.get("kl_per_latent"), metrics.get("signal_per_latent")
     if kl is not None:
-        values, least, how = kl, ACTIVE_NATS, "ordered by KL"
-        texts = [f"z{k}  {value:.1f} nats" for k, value in enumerate(kl)]
+        values, how = kl, "ordered by KL"
+        texts = [f"z{k}  {value:.{1 if value >= 0.1 else 2}f} nats" for k, value in enumerate(kl)]
     elif signal is not None:
-        values, least, how = signal, ACTIVE_VARIANCE, "ordered by Var(μ) / E(σ²)"
+        values, how = signal, "ordered by Var(μ) / E(σ²)"
         texts = [f"z{k}  {value:.3g}" for k, value in enumerate(signal)]
-    elif active:
-        raise ValueError(
-            "traversal: active latents need kl_per_latent or signal_per_latent in metrics.json; got "
-            "neither. Measure the run first, or leave --active out."
-        )
     else:
-        latents = list(range(metrics["latents"]))
-        return latents, [f"z{k}" for k in latents], "in their own order"
+        values, how = [0.0] * metrics["latents"], "in their own order"
+        texts = [f"z{k}" for k in range(len(values))]
     order = sorted(range(len(values)), key=lambda k: -values[k])
-    kept = [k for k in order if not active or values[k] > least]
+    if active:
+        order = _active(order, metrics.get("active_latents"))
+    return order, [texts[k] for k in order], how
+
+
+def _active(order: list[int], active: Sequence[int] | None) -> list[int]:
+    if active is None:
+        raise ValueError(
+            "traversal: active latents must be in metrics.json; got none there. Measure the run first: "
+            "pyro-bvae evaluate RUN"
+        )
+    kept = [k for k in order if k in active]
     if not kept:
         raise ValueError(
-            f"traversal: active latents must carry more than {least}; got {max(values):.2g} at most. "
+            f"traversal: active latents must be 1 or more; got 0 of {len(order)}. "
             "Leave --active out to see them all."
         )
-    return kept, [texts[k] for k in kept], how
+    return kept

@@ -37,6 +37,27 @@ def _sentence(what: str) -> Iterator[None]:
         raise ValueError(f"VAE: {what} ({reason}). Make the parts fit each other.") from error
 
 
+def vae_device(vae: nn.Module) -> torch.device:
+    """Where the model's parameters are; the CPU if it has none."""
+    return next((parameter.device for parameter in vae.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def evaluating(vae: nn.Module, seed: int | None = None) -> Iterator[None]:
+    """Evaluation mode, no gradients, and with ``seed`` noise of its own; all is put back afterwards."""
+    training = vae.training
+    device = vae_device(vae)
+    devices = [device] if device.type == "cuda" else []
+    vae.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices, enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+    finally:
+        vae.train(training)
+
+
 class VAE(nn.Module):
     """A beta-VAE as a Pyro model and guide with sites ``"z"`` and ``"x"`` in ``plate("data")``.
 
@@ -191,13 +212,8 @@ class VAE(nn.Module):
         Raises:
             ValueError, TypeError: naming the part, what it must return and what it returned.
         """
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-                self._check_parts(x, labels)
-        finally:
-            self.train(training)
+        with evaluating(self, seed=0):
+            self._check_parts(x, labels)
 
     def _check_parts(self, x: Tensor, labels: Tensor | None) -> None:
         with _sentence(f"the encoder cannot take x of shape {tuple(x.shape[1:])}"):
@@ -208,6 +224,13 @@ class VAE(nn.Module):
                 f"VAE: the encoder's posterior must have batch_shape ({len(x)},) and event_shape "
                 f"(latent_dim,); got {tuple(q_z.batch_shape)} and {tuple(q_z.event_shape)}."
             )
+        try:
+            q_z.mean, q_z.variance  # noqa: B018
+        except NotImplementedError as error:
+            raise ValueError(
+                f"VAE: the encoder's posterior must have a mean and a variance; got "
+                f"{type(q_z).__name__}, which computes neither. Give its class both properties."
+            ) from error
         with _sentence("the prior's forward() fails"):
             prior_distribution(self.prior, latent_dim)
         with _sentence(f"the decoder cannot take z of {latent_dim + self.n_classes} dimensions"):

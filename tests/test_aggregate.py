@@ -30,6 +30,10 @@ def codes_of(loc, scale, diagonal=True):
     return Codes(loc, scale, z, torch.zeros(len(loc)), kl, None, True, diagonal)
 
 
+def in_floats(part):
+    return part.float() if isinstance(part, torch.Tensor) else part
+
+
 def scattered(n=60, dim=3):
     generator = torch.Generator().manual_seed(1)
     loc = 1.5 * torch.randn(n, dim, dtype=torch.float64, generator=generator)
@@ -79,7 +83,7 @@ def test_every_number_against_loops(prior, max_rows, block, monkeypatch):
     terms = (own - joint, joint - log_p, joint - product, product - log_p)
     for name, values in zip(SPLIT, terms, strict=True):
         assert out.pop(name) == pytest.approx(values.mean(), rel=1e-10), name
-        assert out.pop(f"{name}_se") == pytest.approx(values.std() / math.sqrt(n), rel=1e-10)
+        assert out.pop(f"{name}_se") == pytest.approx(values.std(ddof=1) / math.sqrt(n), rel=1e-10)
     assert out == {
         "overlap": pytest.approx(math.exp(entropy.mean()), rel=1e-10),
         "aggregate_components": 60,
@@ -169,7 +173,7 @@ def test_information_within_1_nat_of_log_m_is_a_bound(far, bounded):
 )
 def test_a_prior_that_does_not_factorise_has_no_dimension_wise_kl(prior, factorises):
     codes = scattered()
-    floats = codes._replace(loc=codes.loc.float(), scale=codes.scale.float(), z=codes.z.float())
+    floats = Codes(*map(in_floats, codes))
     with torch.no_grad():
         out = information(Model(prior), floats)
     assert (out["dimension_wise_kl"] is not None) == factorises
@@ -234,13 +238,19 @@ def test_divergence_over_all_rows_equals_the_direct_one(divergence):
     }
 
 
-def test_without_diagonal_posteriors_there_is_no_divergence():
-    codes, model = scattered(40)._replace(diagonal=False), Model(Gaussian(3))
-    by_name = {name: divergences.DIVERGENCES[name] for name in ("mmd", "inclusive-kl")}
-    assert aggregate.divergences(model, codes, by_name) == {
-        "divergences": {"mmd": None, "inclusive-kl": None},
-        "divergences_components": 40,
-    }
+def test_without_diagonal_posteriors_there_is_no_kl():
+    whole, model = Codes(*map(in_floats, scattered(40))), Model(Gaussian(3))
+    codes = whole._replace(diagonal=False)
+    by_name = {name: divergences.DIVERGENCES[name] for name in ("mmd", "mmd-per-dim")}
+    by_name["partial"] = functools.partial(mmd_per_dim, n_samples=50)
+    by_name |= {name: divergences.DIVERGENCES[name] for name in ("inclusive-kl", "exclusive-kl")}
+    torch.manual_seed(4)
+    out = aggregate.divergences(model, codes, by_name)["divergences"]
+    assert out["inclusive-kl"] is None and out["exclusive-kl"] is None
+    torch.manual_seed(4)  # samples are all that the others look at
+    same = aggregate.divergences(model, whole, by_name)["divergences"]
+    for name in ("mmd", "mmd-per-dim", "partial"):
+        assert out[name] == same[name] and math.isfinite(out[name])
     out = aggregate_divergence(model, codes, inclusive_kl)
     assert out["divergence"] is None and out["divergence_at_half"] is None
     assert out["divergence_components"] == 40
@@ -275,6 +285,26 @@ def test_divergence_of_an_aggregate_that_is_the_prior_is_near_zero(divergence, e
         assert abs(value) < 0.02  # the prior is no part of it
     else:
         assert value > 0.4 * dim
+
+
+@pytest.mark.parametrize("divergence", [exclusive_kl, total_correlation])
+def test_half_the_rows_are_weighed_as_a_data_set_of_their_own(divergence):
+    """The name of the run's estimator is bound with the size of its data, which half of it has not."""
+    model, mss = Model(Gaussian(2)), functools.partial(divergence, estimator="mss")
+    codes = gaussian_codes(torch.eye(2), 0.6, 2_000)  # q(z) is N(0, I): D is 0
+    out = aggregate_divergence(model, codes, functools.partial(mss, dataset_size=2_000))
+    # As above, E[q(z|x)^2 / q(z)^2] / 2n of bias, below .006 at half, and the noise of its rows.
+    assert abs(out["divergence"]) < 0.02 and abs(out["divergence_at_half"]) < 0.02
+    few = gaussian_codes(torch.eye(2), 0.05, 400)  # posteriors that hardly overlap: D is biased
+    torch.manual_seed(4)
+    out = aggregate_divergence(model, few, functools.partial(mss, dataset_size=400))
+    torch.manual_seed(4)
+    half = torch.randperm(400)[:200]
+    q_z = dist.Normal(few.loc[half], few.scale[half]).to_event(1)
+    direct = mss(q_z, model.p_z(), few.z[half], dataset_size=200).item()
+    assert out["divergence_at_half"] == pytest.approx(direct, rel=1e-5)
+    # Fewer components, more bias; told of 400 rows, a half would be biased no more than the whole.
+    assert out["divergence_at_half"] > 1.2 * out["divergence"] > 0
 
 
 def test_inclusive_kl_draws_many_prior_samples_unless_told():

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tqdm
 from click.testing import CliRunner
 from pyro_bvae.cli.main import main
 
 from pyro_bvae import measuring
 from pyro_bvae.config import FORMAT, Config
-from pyro_bvae.metrics import mcc
+from pyro_bvae.metrics import METRICS, mcc
 from pyro_bvae.runs import load_run, train
 
 RNG = np.random.default_rng(0)
@@ -84,7 +85,7 @@ def test_a_run_with_chosen_metrics(here):
         "--samples", 3, "--rows", 10, "--seed", 5, "--quiet",
     )  # fmt: skip
     lines, m = result.stdout.splitlines(), load_run("run").metrics
-    assert lines[0] == "run on test, nats per example where no other unit is said (n = 40):"
+    assert lines[0] == "run on test, nats per example where no unit is said (n = 40):"
     assert lines[-1] == "Wrote run/metrics.json"
     assert result.stderr == "Loading data and encoding it ...\n"
     assert m["seed"] == 5 and list(m["scores"]) == ["mig"]
@@ -101,32 +102,59 @@ def test_a_run_with_chosen_metrics(here):
     assert "(K = 3, 10 rows)" in result.stdout and "sharpness" not in result.stdout
     assert "Note: left out, having one value: factor 2." in notes(result)
     # The metrics' warnings are notes and nothing else.
-    assert any(note.startswith("Note: mig: with n = 40 rows") for note in notes(result))
+    assert any(note.startswith("Note: With n = 40 rows") for note in notes(result))
+    assert "Left out, as" not in result.stdout
 
 
-def test_progress_goes_to_standard_error(here):
-    result = succeed("run", "--metrics", "mcc", "--rows", 3)
+def test_progress_goes_to_standard_error_where_that_is_a_terminal(here, monkeypatch):
+    log_file = succeed("run", "--metrics", "mcc")
+    assert log_file.stderr == "Loading data and encoding it ...\n"
+    bar = tqdm.tqdm
+    seen = []
+    monkeypatch.setattr(
+        tqdm, "tqdm", lambda **o: seen.append(o["disable"]) or bar(**o | {"disable": False})
+    )
+    result = succeed("run", "--metrics", "mcc")
     assert "mcc" in result.stderr and "%|" in result.stderr and "%|" not in result.stdout
+    succeed("run", "--metrics", "mcc", "--quiet")
+    assert seen == [None, True]
+
+
+def test_all_that_applies_by_default_and_names_with_spaces(here, monkeypatch):
+    for name in set(METRICS) - {"mig", "mcc", "dci"}:
+        monkeypatch.delitem(METRICS, name)
+    left_out = "Left out, as it can take minutes: --metrics dci"
+    result = succeed("run", "--samples", 2, "--rows", 3, "--quiet")
+    assert result.stdout.splitlines()[-2:] == [left_out, "Wrote run/metrics.json"]
+    assert list(load_run("run").metrics["scores"]) == ["mig", "mcc"]
+    for arguments in (
+        ["--codes", "codes.npy", "--factors", "factors.npy"],
+        ["run", "--baseline", "pca"],
+    ):
+        lines = succeed(*arguments, "--quiet").stdout.splitlines()
+        assert left_out in lines
+        lines = succeed(*arguments, "--metrics", "mig, mcc", "--quiet").stdout.splitlines()
+        assert left_out not in lines and any(line.startswith("  MCC") for line in lines)
 
 
 def test_points_by_default(here):
     result = succeed("points", "--samples", 2, "--rows", 100, "--quiet")
     m = load_run("points").metrics
     assert {"log_marginal", "overlap", "divergences"} <= set(m) and "scores" not in m
-    assert "K = 2, 100 rows" in result.stdout
+    assert "K = 2, 100 rows" in result.stdout and "Left out, as" not in result.stdout
 
 
 def test_other_rows(here):
     before = files(here)
     result = succeed("run", "--metrics", "mcc", "--on", "train", "--quiet")
     assert result.stdout.startswith("run on train, ")
-    assert result.stdout.endswith("Wrote run/metrics-train.json\n")
+    assert result.stdout.endswith("Wrote run/metrics-on-train.json\n")
     result = succeed("run", "--metrics", "mcc", "--on", "squares.npz", "--quiet")
     assert "(n = 80)" in result.stdout.splitlines()[0]
     after = files(here)
     assert {p.name for p in after.keys() - before.keys()} == {
-        "metrics-train.json",
-        "metrics-squares.json",
+        "metrics-on-train.json",
+        "metrics-on-squares.json",
     }
     assert before.items() <= after.items()
 
@@ -134,13 +162,13 @@ def test_other_rows(here):
 @pytest.mark.parametrize("baseline", ["factors", "pixels", "pca", "ica", "untrained"])
 def test_a_baseline(baseline, here):
     result = succeed("run", "--baseline", baseline, "--metrics", "mcc", "--quiet")
-    m = json.loads(Path(f"run/metrics-{baseline}.json").read_text())
+    m = json.loads(Path(f"run/metrics-baseline-{baseline}.json").read_text())
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"baseline {baseline} on test, ") and "(n = 40)" in lines[0]
-    assert lines[1] == f"  MCC {m['scores']['mcc']['value']:9.3f}"
+    assert lines[0] == f"baseline {baseline} on test (n = 40):"
+    assert lines[1].startswith(f"  MCC {m['scores']['mcc']['value']:9.3f}  (")
     assert lines[2:] == [
         "Note: left out, having one value: factor 2.",
-        f"Wrote run/metrics-{baseline}.json",
+        f"Wrote run/metrics-baseline-{baseline}.json",
     ]
 
 
@@ -153,20 +181,22 @@ def test_codes_against_factors(here):
     assert files(here) == before
     lines = result.stdout.splitlines()
     assert lines[0] == "codes.npy (n = 300, 2 latents):"
-    assert lines[1] == f"  MCC {mcc(CODES, FACTORS).value:9.3f}"
+    value = mcc(CODES, FACTORS).value
+    assert lines[1] == f"  MCC {value:9.3f}  (factors as numbers: their order counts)"
     assert len(lines) == 3 and lines[2].startswith("  IRS ")
 
 
 def test_codes_of_one_archive_and_a_file_of_scores(here):
     np.savez("both.npz", z=CODES, latents_classes=FACTORS, images=np.zeros((300, 4)))
     result = succeed(
-        "--codes", "both.npz", "--factors", "both.npz", "--metrics", "mcc", "--out", "new.json",
+        "--codes", "both.npz", "--factors", "both.npz", "--metrics", "mcc",
+        "--out", "a/b/new.json",
     )  # fmt: skip
-    assert result.stdout.splitlines()[-1] == "Wrote new.json"
-    m = json.loads(Path("new.json").read_text())
+    assert result.stdout.splitlines()[-1] == "Wrote a/b/new.json"
+    m = json.loads(Path("a/b/new.json").read_text())
     assert m["scores"]["mcc"]["value"] == pytest.approx(mcc(CODES, FACTORS).value)
     assert (m["n"], m["latents"], m["seed"]) == (300, 2, 0)
-    assert not Path("new.json.new").exists()
+    assert [path.name for path in Path("a/b").iterdir()] == ["new.json"]
 
 
 # Bad input
@@ -186,7 +216,8 @@ def write_files():
     np.save("cube.npy", FACTORS[:, :, None])
     np.savez("several.npz", a=CODES, b=CODES)
     Path("text.npy").write_text("mine")
-    Path("folder").mkdir()
+    for name in ("folder", "folder.json"):
+        Path(name).mkdir()
     for name in ("untrained", "newer", "broken"):
         shutil.copytree("run", name)
     Path("untrained/checkpoint.pt").unlink()
@@ -203,32 +234,44 @@ BAD = {
     "factors alone": ("--factors factors.npy", r"evaluate needs a RUN, or both"),
     "run and codes": (f"run {PAIR}", r"--codes, --factors and --out go without RUN"),
     "run and out": ("run --out x.json", r"--codes, --factors and --out go without RUN"),
-    "codes and baseline": (f"{PAIR} --baseline pca", r"--baseline needs a RUN\. Leave it out"),
-    "codes and rows": (f"{PAIR} --rows 3", r"--rows needs a RUN\. Leave it out"),
-    "codes and on": (f"{PAIR} --on train", r"--on needs a RUN\. Leave it out"),
-    "no run": ("nowhere", r"load_run: nowhere must hold config\.json; .*Is it a run\?"),
+    "codes and baseline": (f"{PAIR} --baseline pca", r"--baseline has no meaning beside --codes\. Leave"),
+    "codes and rows": (f"{PAIR} --rows 3", r"--rows has no meaning beside --codes\. Leave it"),
+    "codes and on": (f"{PAIR} --on train", r"--on has no meaning beside --codes\. Leave it out"),
+    "codes and samples": (f"{PAIR} --samples 3", r"--samples has no meaning beside --codes\. Leave"),
+    "codes and trust": (f"{PAIR} --trust", r"--trust has no meaning beside --codes\. Leave it out"),
+    "baseline and rows": ("run --baseline pca --rows 3", r"--rows has no meaning beside --baseline\."),
+    "baseline and samples": (
+        "run --baseline pca --samples 3", r"--samples has no meaning beside --baseline\. Leave it out",
+    ),
+    "rows of nothing": (
+        "run --metrics mig --rows 3", r"--rows has no meaning without --metrics log-marginal\. Leave",
+    ),
+    "samples of nothing": (
+        "run --metrics mig --samples 3", r"--samples has no meaning without --metrics log-marginal\.",
+    ),
+    "no run": ("nowhere", r"load_run: nowhere must be a run's directory; it is none\.$"),
     "not a run": ("folder", r"load_run: folder must hold config\.json; .*Is it a run\?"),
-    "no checkpoint": ("untrained", r"untrained has no checkpoint\.pt; it was not trained"),
+    "no checkpoint": ("untrained", r"untrained has no checkpoint\.pt\. Train again\.$"),
     "newer format": ("newer", r"format must be at most 1; got 2\. .*upgrade"),
     "damaged checkpoint": ("broken", r"broken/checkpoint\.pt must be a checkpoint of pyro_bvae"),
-    "unknown metric": ("run --metrics mgi", r"--metrics must be among log-marginal, .*; got 'mgi'"),
+    "unknown metric": ("run --metrics mgi", r"--metrics must be .*; got 'mgi'\. Did you mean mig\?$"),
     "no factors": ("points --metrics mig", r"--metrics mig needs ground-truth factors that vary"),
     "no images": ("points --metrics sharpness", r"--metrics sharpness needs images; x has shape"),
-    "no file": ("run --on absent.npy", r"absent\.npy: the file or folder must exist"),
-    "wrong shape": ("run --on wide.npy", r"VAE: the encoder cannot take x of shape \(1, 9, 9\)"),
+    "no file": ("run --on absent.npy", r"--on must be test, train, or a .*; got 'absent\.npy'"),
+    "wrong shape": ("run --on wide.npy", r"--on wide\.npy: rows must be shaped as those of"),
     "damaged data": ("run --on damaged.npz", r"damaged\.npz: the file must be a complete \.npz"),
     "pickled data": ("run --on pickled.npy", r"pickled\.npy: the file must be .*without pickled"),
     "factors of a file": ("run --on few.npy --metrics mig", r"needs ground-truth factors that vary"),
     "baseline without factors": (
-        "points --baseline pca", r"--metrics \S+ needs ground-truth factors that vary",
+        "points --baseline pca", r"--baseline needs data with ground-truth factors; these have none",
     ),
     "factors without factors": (
-        "points --baseline factors --metrics mig", r"needs ground-truth factors that vary",
+        "points --baseline factors --metrics mig", r"--baseline needs data with ground-truth factors",
     ),
     "measure of a baseline": (
         "run --baseline pca --metrics aggregate", r"--metrics of codes must be among .*'aggregate'",
     ),
-    "metric of codes": (f"{PAIR} --metrics mgi", r"--metrics of codes must be among .*; got 'mgi'"),
+    "metric of codes": (f"{PAIR} --metrics mgi", r"--metrics of codes must be .*Did you mean mig\?$"),
     "no codes": ("--codes no.npy --factors factors.npy", r"--codes must name a .*no\.npy is not"),
     "no factor file": ("--codes codes.npy --factors no.npy", r"--factors must name .*no\.npy is not"),
     "damaged npz": ("--codes damaged.npz --factors factors.npy", r"--codes must be .*cannot be read"),
@@ -245,7 +288,8 @@ BAD = {
     "one value": (
         "--codes codes.npy --factors constant.npy", r"at least 2 values; factor 1 is always 0",
     ),
-    "out is a folder": (f"{PAIR} --out folder", r"--out must name a JSON file; folder is a directory"),
+    "out is no JSON": (f"{PAIR} --out codes.npy", r"--out must end in \.json; got 'codes\.npy'\.$"),
+    "out is a folder": (f"{PAIR} --out folder.json", r"--out must lie .* folder\.json \(it is a direc"),
     "out below a file": (f"{PAIR} --out text.npy/m.json", r"--out must lie where one can write; "),
 }  # fmt: skip
 

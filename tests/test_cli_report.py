@@ -55,14 +55,19 @@ def test_several_runs_are_reported_here(tmp_path, monkeypatch):
     [
         (["{run}", "--out", "{run}/r.pdf"], "--out must end in .html; got 'r.pdf'"),
         (["{run}", "--out", "{run}/config.json/r.html"], "must lie where one can write"),
-        (["{run}/nothing"], "nothing must hold config.json; it does not. Is it a run?"),
-        (["{run}", "{unfinished}", "--out", "{run}/r.html"], "Its training did not finish"),
+        (["{run}/nothing"], "nothing must be a run's directory; it is none."),
+        (
+            ["{run}", "{unfinished}", "--out", "{run}/r.html"],
+            "must hold metrics.json; it does not.",
+        ),
+        (["{bare}"], "Measure it again: pyro-bvae evaluate"),
         (["{own}"], "names code to import, somewhere:Prior; importing it runs it"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, arguments, sentence):
-    places = {name: finished(tmp_path / name) for name in ("run", "unfinished", "own")}
+    places = {name: finished(tmp_path / name) for name in ("run", "unfinished", "own", "bare")}
     (places["unfinished"] / "metrics.json").unlink()
+    (places["bare"] / "metrics.json").write_text('{"kl": 2.0}')
     config = json.loads((places["own"] / "config.json").read_text())
     (places["own"] / "config.json").write_text(json.dumps(config | {"prior": "somewhere:Prior"}))
     result = call(*[a.format(**places) for a in arguments])

@@ -105,10 +105,10 @@ def test_classes_beyond_the_model_are_refused(images):
 def test_no_active_latent_is_one_sentence(images, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(images, run)
-    metrics = json.loads((run / "metrics.json").read_text()) | {"kl_per_latent": [0.0] * 3}
+    metrics = json.loads((run / "metrics.json").read_text()) | {"active_latents": []}
     (run / "metrics.json").write_text(json.dumps(metrics))
     result = call(run, "--active", "--out", tmp_path / "x.png")
-    assert result.exit_code == 2 and "active latents must carry more than 0.01" in result.stderr
+    assert result.exit_code == 2 and "active latents must be 1 or more; got 0 of 3" in result.stderr
 
 
 def test_places_that_cannot_be_written_are_refused(spirals, tmp_path):

@@ -16,6 +16,7 @@ from pyro_bvae.datasets import Data
 from pyro_bvae.divergences import DIVERGENCES, inclusive_kl, mmd_per_dim
 from pyro_bvae.evaluation import (
     MEASURES,
+    Codes,
     applicable,
     diagnose,
     encode_data,
@@ -75,23 +76,57 @@ def test_every_number_by_hand(beta, monkeypatch):
     terms = {"log_px_z": log_px_z, "kl": kl.sum(1), "elbo": log_px_z - kl.sum(1)}
     for name, values in terms.items():
         assert out[name] == pytest.approx(values.mean(), rel=1e-5)
-        assert out[f"{name}_se"] == pytest.approx(values.std() / math.sqrt(7), rel=1e-4)
+        assert out[f"{name}_se"] == pytest.approx(values.std(ddof=1) / math.sqrt(7), rel=1e-4)
     assert out["kl_per_latent"] == pytest.approx(kl.mean(0), rel=1e-5, abs=1e-6)
-    assert (out["latents"], out["active_units"]) == (3, 2)
+    assert (out["latents"], out["active_units"], out["active_latents"]) == (3, 2, [0, 1])
     assert out["idle_means"] == "carry < 0.01 nats"
     assert out["kl_sd"] == pytest.approx(kl.sum(1).std(), rel=1e-4)
     assert out["kl_estimator"] == "closed form"
     assert out["posterior_scale"] == pytest.approx(1.75 / 3)
     loc = rows.x * [1, 1, 0]
-    assert out["moving_units"] == 2
     assert out["signal_per_latent"] == pytest.approx(loc.var(0) / SCALES.numpy() ** 2, rel=1e-5)
     score = hoyer(loc)
     assert out["hoyer"] == pytest.approx(score.value, rel=1e-5)
     assert (out["hoyer_null"], out["hoyer_dead"]) == (score.details["null"], 1)
-    # Of 10,000 codes drawn from the prior, N(0, I) in three dimensions; theirs lie in [0, 1].
-    assert out["hoyer_prior"] == pytest.approx(metrics.sparsity.gaussian_null(3), abs=4 * 0.5 / 100)
+    assert out["hoyer_unnormalised"] == pytest.approx(score.details["unnormalised"], rel=1e-5)
+    # Of 10,000 codes drawn from the prior in the two latents kept; each code's lies in [0, 1].
+    assert out["hoyer_prior"] == pytest.approx(out["hoyer_null"], abs=4 * 0.5 / 100)
     assert (out["n"], out["seed"]) == (7, 5)
     assert not {"divergence", "purity", "log_marginal", "scores", "notes"} & set(out)
+
+
+def test_one_row_has_no_standard_error():
+    out = evaluate(standard(), data(1), measures=["log-marginal", "aggregate"], n_samples=2)
+    assert out["n"] == out["log_marginal_rows"] == 1 and math.isfinite(out["elbo"])
+    names = ("log_px_z", "kl", "elbo", "log_marginal", "mutual_information", "aggregate_kl")
+    assert [out[f"{name}_se"] for name in names] == [None] * len(names)
+
+
+def by_placed_codes(loc, prior):
+    """What is said of posteriors N(loc, .5^2)."""
+    vae, n = blind(prior), len(loc)
+    kl = torch.zeros(n)
+    codes = Codes(
+        loc, torch.full_like(loc, 0.5), loc, kl, kl, torch.zeros(loc.shape[1]), True, True
+    )
+    return evaluate(vae, Data(np.zeros((n, 3), np.float32)), codes=codes)
+
+
+def test_sparsity_of_the_prior_is_over_the_latents_that_are_left():
+    loc = torch.randn(500, 50)
+    loc[:, 5:] = 0
+    out = by_placed_codes(loc, Gaussian(50))
+    assert out["hoyer_dead"] == 45
+    # Of 5 dimensions: over all 50 it would be .13 instead of .20.
+    assert out["hoyer_null"] == pytest.approx(metrics.sparsity.gaussian_null(5))
+    assert out["hoyer_prior"] == pytest.approx(out["hoyer_null"], abs=4 * 0.5 / 100)
+
+
+@pytest.mark.parametrize("dim, live", [(3, 1), (3, 0), (2, 2)])
+def test_sparsity_compares_two_latents_at_least(dim, live):
+    loc = torch.randn(50, dim)
+    loc[:, live:] = 0
+    assert not [name for name in by_placed_codes(loc, Gaussian(dim)) if name.startswith("hoyer")]
 
 
 def test_divergence_of_a_prior_without_a_closed_form_kl():
@@ -150,11 +185,13 @@ def test_a_posterior_that_does_not_factorise(closed):
     noise = 1e-5 if closed else 4 * (codes.kl - torch.from_numpy(kl)).std().item() / math.sqrt(300)
     assert mean == pytest.approx(kl.mean(), abs=noise)
     out = evaluate(vae, rows, divergence=inclusive_kl, codes=codes)
-    # loc and scale do not say all of these posteriors.
+    # loc and scale do not say all of these posteriors; z alone is all that MMD looks at.
+    assert evaluate(vae, rows, divergence=mmd_per_dim, codes=codes)["divergence"] is not None
     assert out["divergence"] is None and out["divergence_components"] == 300
     assert out["rate_minus_log_components"] == pytest.approx(mean - math.log(300))
     assert out["kl_per_latent"] is None
-    assert (out["latents"], out["active_units"]) == (3, 2)  # variances 1, 1 and .05^2
+    # Variances 1, 1 and .05^2.
+    assert (out["latents"], out["active_units"], out["active_latents"]) == (3, 2, [0, 1])
     assert out["idle_means"] == "do not move with x (variance of posterior means < 0.01)"
     assert diagnose(out, config()) == [
         "1 of 3 latents do not move with x (variance of posterior means < 0.01): lower beta or use "
@@ -241,8 +278,9 @@ def test_log_marginal_of_evenly_spaced_rows(n_rows, chosen):
         measures=["log-marginal"], n_samples=3, n_rows=n_rows,
     )  # fmt: skip
     assert out["log_marginal"] == pytest.approx(exact.mean(), rel=1e-5)
-    se = exact.std() / math.sqrt(len(chosen))
-    assert out["log_marginal_se"] == pytest.approx(se, rel=1e-4, abs=1e-6)
+    if len(chosen) > 1:
+        se = exact.std(ddof=1) / math.sqrt(len(chosen))
+        assert out["log_marginal_se"] == pytest.approx(se, rel=1e-4)
     assert (out["log_marginal_samples"], out["log_marginal_rows"]) == (3, len(chosen))
 
 
@@ -315,18 +353,43 @@ def test_scores_are_those_of_the_codes_and_the_factors_that_vary():
 
 
 def test_metrics_warn_in_notes_once_each(monkeypatch):
-    monkeypatch.setattr(metrics, "METRICS", {"one": noted, "two": noted})
+    def named(text):
+        def metric(codes, factors, *, seed=0):
+            warnings.warn(text, UserWarning, stacklevel=1)
+            return noted(codes, factors, seed=seed)
+
+        return metric
+
+    texts = ("one: few rows", "to_two: few rows", "Solver: no\n  end")
+    names = ("one", "to-two", "three")
+    table = {name: named(text) for name, text in zip(names, texts, strict=True)}
+    monkeypatch.setattr(metrics, "METRICS", table)
     factors = np.array([[0, 1], [1, 1], [2, 1]])
-    out = score_codes(np.zeros((3, 5)), factors, ["one", "two"], seed=9)
+    out = score_codes(np.zeros((3, 5)), factors, names, seed=9)
     assert out == {
         "scores": {
-            name: {"value": 9.0, "details": {"codes": (3, 5), "factors": (3, 1)}}
-            for name in ("one", "two")
+            name: {"value": 9.0, "details": {"codes": (3, 5), "factors": (3, 1)}} for name in names
         },
         "factors": ["factor 0"],
         "factors_left_out": ["factor 1"],
-        "notes": ["few rows"],
+        "notes": ["Few rows", "Solver: no end"],
     }
+
+
+def test_what_a_metric_refuses_is_a_note_only_where_all_that_apply_are_asked_for(monkeypatch):
+    def refuses(codes, factors, *, seed=0):
+        raise ValueError("mcc: codes must have more rows; got 300.")
+
+    monkeypatch.setattr(metrics, "METRICS", {"mcc": refuses, "mig": noted})
+    worked = []
+    for name in MEASURES:
+        monkeypatch.setitem(MEASURES, name, lambda subject: worked.append(1) or {})
+    out = evaluate(blind(), with_factors(), measures=None)
+    assert list(out["scores"]) == ["mig"] and len(worked) == 2
+    assert out["notes"] == ["Few rows", "mcc: codes must have more rows; got 300."]
+    with pytest.raises(ValueError, match=r"^mcc: codes must have more rows; got 300\.$"):
+        evaluate(blind(), with_factors(), measures=["aggregate", "mcc", "mig"])
+    assert len(worked) == 2  # what takes minutes was not begun
 
 
 def test_all_that_apply_leaves_out_what_takes_minutes(monkeypatch):
@@ -343,7 +406,12 @@ def test_all_that_apply_leaves_out_what_takes_minutes(monkeypatch):
 @pytest.mark.parametrize(
     "name, rows, sentence",
     [
-        ("mgi", data(), r"^--metrics must be among log-marginal, .*mig.*; got 'mgi'\.$"),
+        (
+            "mgi",
+            data(),
+            r"^--metrics must be among log-marginal, .*mig.*; got 'mgi'\. Did you mean mig\?$",
+        ),
+        ("nonsense", data(), r"^--metrics must be among .*; got 'nonsense'\.$"),
         ("sharpness", data(), r"^--metrics sharpness needs images; x has shape \(3,\)\. Leave"),
         ("mig", data(), r"^--metrics mig needs ground-truth factors that vary; the data have none"),
         (
@@ -360,7 +428,7 @@ def test_measures_that_do_not_apply_are_refused_before_any_work(name, rows, sent
 
 
 @pytest.mark.parametrize(
-    "names", [["aggregate", "log-marginal", "mig", "mcc"], ["log-marginal"], ["mig"]]
+    "names", [["mig", "aggregate", "mcc", "log-marginal"], ["log-marginal"], ["mig"]]
 )
 def test_progress_names_each_measure_and_its_share_rises(names, monkeypatch):
     monkeypatch.setattr(metrics, "METRICS", {"mig": noted, "mcc": noted})
@@ -370,6 +438,7 @@ def test_progress_names_each_measure_and_its_share_rises(names, monkeypatch):
         on_progress=lambda name, share: said.append((name, share)),
     )  # fmt: skip
     shares = [share for _, share in said]
+    names = sorted(names, key=lambda name: name in MEASURES)  # the metrics come first
     assert list(dict.fromkeys(name for name, _ in said)) == names
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] <= 1
     for i, name in enumerate(names):  # equal shares

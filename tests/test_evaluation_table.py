@@ -1,9 +1,10 @@
 """metrics.json as rows to read, and as lines on the terminal."""
 
+import numpy as np
 import pytest
 from pyro_bvae.cli.table import echo_table
 
-from pyro_bvae.evaluation import measures
+from pyro_bvae.evaluation import measures, score_codes
 
 BASIC = {
     "n": 100,
@@ -86,10 +87,10 @@ def test_the_parts_of_the_rate():
         "aggregate_kl": ("KL(q(z) || p(z))", 7.5, 0.5, given),
         "total_correlation": ("total correlation of q(z)", 0.75, 0.125, given),
         "gaussian_total_correlation": (
-            "total correlation, Gaussian fit to the codes", 0.5, None, "",
+            "total correlation, Gaussian", 0.5, None, "fit to posterior means, without their noise",
         ),
         "overlap": ("overlap, points a code may belong to", 6.5, None, "1 to 1000"),
-        "divergences.inclusive-kl": ("D(q(z), p(z))  inclusive-kl", 8.5, None, "nats"),
+        "divergences.inclusive-kl": ("D(q(z), p(z))  inclusive-kl", 8.5, None, "KL(p(z) || q(z))"),
         "divergences.mmd": ("D(q(z), p(z))  mmd", 0.125, None, "no unit"),
     }  # fmt: skip
 
@@ -109,6 +110,8 @@ def test_the_divergence_trained_with_is_shown_once():
         "D(q(z), p(z))  mmd", 0.25, None, "all 400 rows as components",
     )  # fmt: skip
     assert "divergences.mmd" not in rows and "divergences.inclusive-kl" in rows
+    rows = told(AGGREGATE | trained | {"divergence_at_half": 0.1254})
+    assert rows["divergence"][3] == "all 400 rows as components; 0.125 at half of them"
 
 
 def test_clusters_sparsity_sharpness_and_scores():
@@ -129,6 +132,11 @@ def test_clusters_sparsity_sharpness_and_scores():
         "scores": {
             "mig": {"value": 0.5, "details": {"n": 3}},
             "modularity": {"value": 0.25, "details": {}},
+            "factor-vae-score": {"value": 0.75, "details": {"chance": 0.2513}},
+            "dci": {
+                "value": 0.5,
+                "details": {"completeness": 0.375, "informativeness_test": 0.875},
+            },
         },
     }
     assert told(rest) == {
@@ -139,11 +147,33 @@ def test_clusters_sparsity_sharpness_and_scores():
         "hoyer": ("Hoyer sparsity", 0.5, None, "Gaussian 0.266, prior 0.750"),
         "sharpness": ("sharpness of reconstructions", 812.5, None, "of the data 3452"),
         "scores.mig": ("MIG", 0.5, None, ""),
-        "scores.modularity": ("modularity", 0.25, None, ""),
-    }
-    assert told(rest | {"hoyer_dead": 2})["hoyer"][3].endswith(", 2 dead latents left out")
+        "scores.modularity": (
+            "modularity", 0.25, None, "high also for codes that know little of every factor",
+        ),
+        "scores.factor-vae-score": ("FactorVAE score", 0.75, None, "chance 0.25"),
+        "scores.dci": ("DCI disentanglement", 0.5, None, ""),
+        "scores.dci.completeness": ("DCI completeness", 0.375, None, ""),
+        "scores.dci.informativeness_test": (
+            "DCI informativeness, test accuracy", 0.875, None, "",
+        ),
+    }  # fmt: skip
+    left_out = ", 2 latents whose means do not move left out"
+    assert told(rest | {"hoyer_dead": 2})["hoyer"][3].endswith(left_out)
     silhouette = told(rest | {"silhouette": 0.125})["silhouette"]
     assert silhouette == ("silhouette", 0.125, None, "of the codes by component")
+
+
+def test_scores_as_the_metrics_compute_them():
+    """DCI has the details that are shown, and a chance is shown where it is computed."""
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, 3, (60, 2))
+    codes = factors + rng.normal(size=(60, 2))
+    out = score_codes(codes, factors, ["dci", "beta-vae-score"])
+    rows = told(out)
+    details = out["scores"]["dci"]["details"]
+    assert rows["scores.dci.completeness"][1] == details["completeness"]
+    assert rows["scores.dci.informativeness_test"][1] == details["informativeness_test"]
+    assert rows["scores.beta-vae-score"][3].startswith("chance 0.")
 
 
 def test_every_row_has_a_key_of_its_own():
@@ -176,6 +206,11 @@ def test_lines_of_the_terminal(capsys):
         "Note: MIG is biased.",
         "Note: 1 of 3 latents carry < 0.01 nats: lower beta.",
     ]
+
+
+def test_an_error_that_is_not_known_is_not_printed(capsys):
+    one_row = {"elbo": -92.75, "elbo_se": None}
+    assert lines(one_row, capsys) == ["  ELBO at beta = 1, below log p(x)   -92.750"]
 
 
 def test_nothing_measured_prints_nothing(capsys):

@@ -1,5 +1,7 @@
 """Which pictures a run gets, what stands in them, and moving ones."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,9 @@ from PIL import Image
 from pyro_bvae import plots
 from pyro_bvae.datasets import Data
 from pyro_bvae.evaluation import encode_data
-from pyro_bvae.figures import save_traversal, write_figures
+from pyro_bvae.figures import save_samples, save_traversal, write_figures
 from pyro_bvae.figures.run import _positions
-from pyro_bvae.figures.traversals import Start, draw, find_start, walk
+from pyro_bvae.figures.traversals import Start, draw, find_start, traverse
 from pyro_bvae.likelihoods import Bernoulli, Normal
 from pyro_bvae.networks import mlp
 from pyro_bvae.priors import Gaussian, Mixture
@@ -112,15 +114,15 @@ def test_positions_are_named_or_the_last_two_of_many_values():
 
 # What a traversal shows
 
-METRICS = {"latents": 3, "kl_per_latent": [0.004, 0.2, 0.7]}
+METRICS = {"latents": 3, "kl_per_latent": [0.004, 0.2, 0.7], "active_latents": [1, 2]}
 
 
-def test_a_walk_starts_at_the_example_and_ends_at_the_span():
+def test_a_traversal_starts_at_the_example_and_ends_at_the_span():
     vae = make_vae((1, 4, 4), 3).eval()
     x = np.full((1, 4, 4), 0.25, np.float32)
     start = Start(torch.tensor([0.1, 0.2, 0.3]), "held-out example 7", x)
-    path = walk(vae, METRICS, start, 5, span=2.0)
-    assert path.row_labels == ["z2  0.7 nats", "z1  0.2 nats", "z0  0.0 nats"]
+    path = traverse(vae, METRICS, start, 5, span=2.0)
+    assert path.row_labels == ["z2  0.7 nats", "z1  0.2 nats", "z0  0.00 nats"]
     assert path.column_labels == ["-2", "-1", "0", "1", "2"]
     assert "ordered by KL" in path.title and "held-out example 7" in path.title
     with torch.no_grad():
@@ -134,10 +136,10 @@ def test_a_walk_starts_at_the_example_and_ends_at_the_span():
     np.testing.assert_allclose(canvas[5:9, 15:19, 0], mean[0, 0], rtol=1e-5)
 
 
-def test_a_walk_can_be_cut_to_the_active_and_to_the_first():
+def test_a_traversal_can_be_cut_to_the_active_and_to_the_first():
     vae, start = make_vae((2,), 3), Start(torch.zeros(3), "z = 0")
-    assert walk(vae, METRICS, start, active=True).x.shape == (2, 9, 2)
-    path = walk(vae, METRICS, start, most=1)
+    assert traverse(vae, METRICS, start, active=True).x.shape == (2, 9, 2)
+    path = traverse(vae, METRICS, start, most=1)
     assert path.row_labels == ["z2  0.7 nats"] and "1 of 3" in path.title
     assert path.start is None
 
@@ -145,11 +147,11 @@ def test_a_walk_can_be_cut_to_the_active_and_to_the_first():
 def test_values_follow_a_prior_that_is_not_standard():
     start = Start(torch.zeros(2), "z = 0")
     for prior, quantiles in ((Gaussian(2), False), (Mixture(2), True)):
-        path = walk(make_vae((2,), 2, prior=prior), {"latents": 2}, start, 3)
+        path = traverse(make_vae((2,), 2, prior=prior), {"latents": 2}, start, 3)
         assert path.column_labels == (["1 %", "", "99 %"] if quantiles else ["-3", "0", "3"])
     assert path.row_labels[0] == "z0\n-1.3 … 1.3"  # components at +-1 with standard deviation .17
     vae = make_vae((2,), 2)
-    assert walk(vae, {"latents": 2}, start, 3, quantiles=True).column_labels[0] == "1 %"
+    assert traverse(vae, {"latents": 2}, start, 3, quantiles=True).column_labels[0] == "1 %"
 
 
 def test_the_start_is_an_example_or_zero():
@@ -221,3 +223,47 @@ def test_points_are_shown_over_samples(tmp_path, monkeypatch):
     save_traversal(tmp_path / "x.png", make_vae((2,), 2), {"latents": 2}, examples)
     assert seen["reference"].shape == (500, 2) and seen["reference_label"] == "samples"
     assert seen["start"].tolist() == [1, 1]
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"example": 1}, "--example must be 0"),
+        ({"label": 0}, "--label needs a conditional model"),
+        ({"columns": 1}, "--columns must be 2 or more"),
+        ({"active": True}, "Measure the run first"),
+    ],
+)
+def test_what_is_refused_leaves_no_folder(options, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        save_traversal(tmp_path / "new" / "x.png", make_vae((2,), 2), {}, None, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "npz"])
+def test_a_file_is_whole_or_stays_as_it_was(suffix, tmp_path, monkeypatch):
+    def interrupted(place, *args, **options):
+        Path(place).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    path, vae = tmp_path / f"x.{suffix}", make_vae((1, 4, 4), 2)
+    path.write_bytes(b"before")
+
+    def save():
+        if suffix == "npz":
+            save_samples(path, vae, 2)
+        else:
+            save_traversal(path, vae, {}, None, columns=2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda self, place, **options: interrupted(place))
+        patch.setattr(Image.Image, "save", lambda self, place, **options: interrupted(place))
+        patch.setattr(np, "savez_compressed", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save()
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+    save()
+    assert len(path.read_bytes()) > 100 and list(tmp_path.iterdir()) == [path]

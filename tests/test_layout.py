@@ -35,6 +35,7 @@ MAY_IMPORT = {
     # loop
     "training": ("datasets", "elbo", "schedules", "vae"),
     # text -> objects
+    "writing": (),
     "config": (),
     "build": (
         "config", "datasets", "divergences", "elbo", "likelihoods", "networks", "priors",
@@ -44,14 +45,19 @@ MAY_IMPORT = {
     "metrics": (),
     "evaluation": ("datasets", "divergences", "metrics", "vae"),
     "plots": (),
-    "traversal": ("evaluation", "vae"),
-    "figures": ("datasets", "evaluation", "plots", "training", "traversal", "vae"),
+    "traversal": ("vae",),
+    "figures": (
+        "datasets", "evaluation", "plots", "training", "traversal", "vae", "writing",
+    ),
     # disk
     "measuring": (
         "build", "config", "datasets", "evaluation", "figures", "metrics", "training", "vae",
+        "writing",
     ),
-    "runs": ("", "build", "config", "datasets", "evaluation", "measuring", "training", "vae"),
-    "report": ("", "config", "evaluation", "likelihoods", "networks", "plots", "traversal", "vae"),
+    "runs": (
+        "", "build", "config", "datasets", "evaluation", "measuring", "training", "vae", "writing",
+    ),
+    "report": ("", "writing", "config", "evaluation", "likelihoods", "networks", "plots", "traversal", "vae"),
     # the public names, resolved lazily
     "": (),
     # command line
@@ -63,7 +69,7 @@ MAY_IMPORT = {
     "cli.table": ("evaluation",),
     "cli.sample": ("cli.errors", "figures", "runs"),
     "cli.traverse": ("cli.errors", "figures", "runs"),
-    "cli.evaluate": ("cli.errors", "cli.table", "config", "measuring", "runs"),
+    "cli.evaluate": ("cli.errors", "cli.table", "config", "measuring", "runs", "writing"),
     "cli.report": ("cli.errors", "report", "runs"),
     "cli.train": ("cli.errors", "cli.options", "cli.table", "config", "report", "runs"),
     "cli.main": ("",),

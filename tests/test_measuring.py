@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_bvae import measuring
+from pyro_bvae import measuring, writing
 from pyro_bvae.build import load
 from pyro_bvae.config import FORMAT, Config
 from pyro_bvae.datasets import read_data
@@ -18,10 +18,10 @@ from pyro_bvae.measuring import (
     measure_baseline,
     measure_codes,
     measure_run,
-    write_json,
 )
-from pyro_bvae.metrics import METRICS
+from pyro_bvae.metrics import METRICS, sharpness
 from pyro_bvae.runs import load_run, train
+from pyro_bvae.writing import write_json
 
 TWO = ["mig", "mcc"]
 
@@ -141,38 +141,75 @@ def test_training_rows_have_a_file_of_their_own(run):
     m, path = measure(
         run, on="train", measures=["mcc"], on_progress=lambda name, share: said.append(name)
     )
-    assert (path.name, m["n"], m["on"]) == ("metrics-train.json", 90, "train")
-    assert changed(before, run.path) == {"metrics-train.json"}
+    assert (path.name, m["n"], m["on"]) == ("metrics-on-train.json", 90, "train")
+    assert changed(before, run.path) == {"metrics-on-train.json"}
+    assert m["seed"] == 0  # the run's own
     assert "training_seconds" not in m and said == ["mcc"]
 
 
 def test_rows_of_a_file(run, folder, tmp_path):
     before = contents(run.path)
     m, path = measure(run, on=str(folder / "plain.npz"), measures=["mcc"])
-    assert (path.name, m["n"], m["on"]) == ("metrics-plain.json", 120, str(folder / "plain.npz"))
+    assert (path.name, m["n"], m["on"]) == ("metrics-on-plain.json", 120, str(folder / "plain.npz"))
     with np.load(folder / "plain.npz") as arrays:
         np.save(tmp_path / "few.npy", arrays["x"][:20])
     m, path = measure(run, on=str(tmp_path / "few.npy"))
-    assert (path.name, m["n"]) == ("metrics-few.json", 20)
+    assert (path.name, m["n"]) == ("metrics-on-few.json", 20)
     data = read_data(tmp_path / "few.npy")
     torch.manual_seed(0)
     codes = encode_data(run.vae, data)
     assert m["kl"] == pytest.approx(codes.kl.mean().item(), rel=1e-6)
-    assert changed(before, run.path) == {"metrics-plain.json", "metrics-few.json"}
+    assert changed(before, run.path) == {"metrics-on-plain.json", "metrics-on-few.json"}
 
 
 def test_numbers_of_other_rows_are_never_mixed(run, folder, tmp_path, monkeypatch):
-    """Two files of one name, one called as a part of the data, one as a baseline."""
+    """Two files of one name, one called as a part of the data, others as files of measures."""
     monkeypatch.setattr(measuring, "make_divergence", lambda *args: None)  # the slowest part
-    for name in ("a/mine.npz", "b/mine.npz", "train.npz", "pca.npz"):
+    for name in ("a/mine.npz", "b/mine.npz", "train.npz", "baseline-pca.npz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(folder / "plain.npz", tmp_path / name)
     measure(run, on=str(tmp_path / "a/mine.npz"), measures=["mig"])
     measure(run, on="train", measures=["mig"])
     measure_baseline(run.path, run.config, "pca", measures=["mig"])
-    for name in ("b/mine.npz", "train.npz", "pca.npz"):
-        m, _ = measure(run, on=str(tmp_path / name))
-        assert "scores" not in m and "baseline" not in m and m["n"] == 120
+    measure_baseline(run.path, run.config, "pca", measures=["mig"], on=str(tmp_path / "a/mine.npz"))
+    m, _ = measure(run, on=str(tmp_path / "baseline-pca.npz"))
+    assert "scores" not in m and "baseline" not in m and m["n"] == 120
+    before = contents(run.path)
+    assert {"metrics-baseline-pca.json", "metrics-baseline-pca-on-mine.json"} <= set(before)
+    monkeypatch.setattr(measuring, "encode_data", lambda *args: pytest.fail("work was begun"))
+    monkeypatch.setattr(measuring, "evaluate", lambda *args, **kw: pytest.fail("work was begun"))
+    monkeypatch.setattr(measuring, "baseline_codes", lambda *args: pytest.fail("work was begun"))
+    sentence = (
+        r"^--on .*{}\.npz: the file for its measures, .*\.json, holds those of {}\. Rename one"
+    )
+    for name, other in (("b/mine", r".*a/mine\.npz"), ("train", "train")):
+        on = str(tmp_path / f"{name}.npz")
+        with pytest.raises(ValueError, match=sentence.format(name, other)):
+            measure(run, on=on)
+    with pytest.raises(ValueError, match=sentence.format("b/mine", r".*a/mine\.npz")):
+        measure_baseline(run.path, run.config, "pca", on=str(tmp_path / "b/mine.npz"))
+    assert changed(before, run.path) == set()
+
+
+def test_only_numbers_of_the_same_rows_and_seed_are_kept(run, folder, tmp_path):
+    first, _ = measure(run, measures=["mcc"])
+    again, _ = measure(run, measures=["sharpness"])
+    assert again["seed"] == 0 and again["scores"] == first["scores"]
+    other, _ = measure(run, seed=4)
+    of_training = {"rate_minus_log_batch", "training_seconds"}
+    assert not {"scores", "sharpness", "factors"} & set(other) and of_training <= set(other)
+    measure(run, on="train", measures=["mcc"])
+    again, _ = measure(run, on="train", measures=["sharpness"])
+    assert "scores" in again and "sharpness" in again
+    path = tmp_path / "mine.npz"  # a file's rows may be others the next time
+    shutil.copy(folder / "plain.npz", path)
+    measure(run, on=str(path), measures=["mcc"])
+    again, _ = measure(run, on=str(path), measures=["sharpness"])
+    assert "scores" not in again and not of_training & set(again)
+    values = json.loads((run.path / "metrics.json").read_text())
+    (run.path / "metrics.json").write_text(json.dumps(values | {"n": 29, "sharpness": 1.0}))
+    again, _ = measure(run, seed=4)
+    assert "sharpness" not in again and of_training <= set(again)
 
 
 def test_binary_data_are_drawn_as_in_training(folder, tmp_path, monkeypatch):
@@ -190,20 +227,35 @@ def test_binary_data_are_drawn_as_in_training(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(type(run.vae), "check", lambda *args: None)
     measure(run, measures=["log-marginal"], n_samples=1)
     assert seen == {0.0, 1.0}
-    assert len(np.unique(load_run(run.path).examples["x"])) > 2
+    seen.clear()
+    m, _ = measure(run, measures=["sharpness"])
+    assert seen == {0.0, 1.0}
+    grey = sharpness(load(run.config)[1].x).value
+    assert m["sharpness_data"] > 2 * grey  # of what was encoded
+    examples = run.examples
+    assert set(np.unique(examples["x"])) == {0, 1}
+    with torch.no_grad():
+        q_z_of_x = q_z(run.vae, torch.from_numpy(examples["x"]))
+    np.testing.assert_allclose(examples["loc"], q_z_of_x.mean, rtol=1e-4, atol=1e-6)
 
 
 REFUSED = {
-    "absent": ({"on": "absent.npz"}, r"absent\.npz: the file or folder must exist"),
-    "wrong shape": ({"on": "wide.npy"}, r"VAE: the encoder cannot take x of shape \(1, 9, 9\)"),
-    "vectors": ({"on": "vectors.npy"}, r"VAE: the encoder's posterior must|the decoder must return"),
+    "absent": (
+        {"on": "absent.npz"},
+        r"^--on must be test, train, or a file or folder that exists; got 'absent\.npz'\.$",
+    ),
+    "wrong shape": (
+        {"on": "wide.npy"},
+        r"^--on wide\.npy: rows must be shaped as those of the run; .* cannot take \(1, 9, 9\)\. Meas",
+    ),
+    "vectors": ({"on": "vectors.npy"}, r"^--on vectors\.npy: .* cannot take \(64,\)\. Measure"),
     "range": ({"on": "floats.npy"}, r"needs data in \[0, 1\]; got values from 0 to 2"),
     "nan": ({"on": "nan.npy"}, r"must be finite"),
     "damaged": ({"on": "damaged.npz"}, r"damaged\.npz: the file must be a complete \.npz"),
     "no factors": (
         {"on": "few.npy", "measures": ["mig"]}, r"--metrics mig needs ground-truth factors that vary",
     ),
-    "unknown": ({"measures": ["mgi"]}, r"--metrics must be among log-marginal, .*; got 'mgi'"),
+    "unknown": ({"measures": ["mgi"]}, r"--metrics must be among .*; got 'mgi'\. Did you mean mig\?$"),
 }  # fmt: skip
 
 
@@ -236,7 +288,7 @@ def test_a_class_the_model_does_not_know(row, folder, tmp_path):
     sentence = r"^--on .*more\.npz: labels must be below 3, the classes of the run; got 3\."
     with pytest.raises(ValueError, match=sentence):
         measure(run, on=str(tmp_path / "more.npz"))
-    with pytest.raises(ValueError, match="labels must be given exactly where the model is cond"):
+    with pytest.raises(ValueError, match=r"plain\.npz: rows must have labels, as the run is cond"):
         measure(run, on=str(folder / "plain.npz"))
     assert changed(before, run.path) == set()
 
@@ -275,7 +327,8 @@ def test_a_baseline_is_measured_on_the_same_rows(baseline, latents, run):
     }
     assert (m["baseline"], m["on"], m["n"], m["seed"]) == (baseline, "test", 30, 2)
     assert m["latents"] == latents and m["factors_left_out"] == ["factor 2"]
-    assert path == run.path / f"metrics-{baseline}.json" and json.loads(path.read_text()) == m
+    assert path == run.path / f"metrics-baseline-{baseline}.json"
+    assert json.loads(path.read_text()) == m
     assert changed(before, run.path) == {path.name}
     if baseline == "factors":
         assert m["scores"]["mcc"]["value"] == pytest.approx(1)
@@ -301,7 +354,11 @@ def test_baselines_that_cannot_be_measured(run, folder, tmp_path, monkeypatch):
     before = contents(run.path)
     for baseline, options, sentence in (
         ("lda", {}, r"^--baseline must be one of factors, .*untrained; got 'lda'"),
-        ("pca", {"on": "few.npy"}, r"^--metrics .* needs ground-truth factors that vary"),
+        (
+            "pca",
+            {"on": "few.npy"},
+            r"^--baseline needs data with ground-truth factors; these have none\.$",
+        ),
         ("pca", {"measures": ["sharpness"]}, r"^--metrics of codes must be among .*'sharpness'"),
     ):
         with pytest.raises(ValueError, match=sentence):
@@ -379,6 +436,25 @@ def test_a_metric_of_codes_that_is_none(tmp_path):
     files = save(tmp_path / "z.npz", z=CODES), save(tmp_path / "f.npz", f=FACTORS)
     with pytest.raises(ValueError, match=r"^--metrics of codes must be among .*; got 'aggregate'"):
         measure_codes(*files, ["mig", "aggregate"])
+    with pytest.raises(ValueError, match=r"got 'mgi'\. Did you mean mig\?$"):
+        measure_codes(*files, ["mgi"])
+
+
+def test_what_a_metric_of_codes_refuses(tmp_path, monkeypatch):
+    """By default a note, asked for by name an error."""
+
+    def refuses(codes, factors, *, seed=0):
+        raise ValueError("mcc: codes must have more rows; got 200.")
+
+    for name in set(METRICS) - {"mig", "mcc"}:
+        monkeypatch.delitem(METRICS, name)
+    monkeypatch.setitem(METRICS, "mcc", refuses)
+    files = save(tmp_path / "z.npz", z=CODES), save(tmp_path / "f.npz", f=FACTORS)
+    m = measure_codes(*files)
+    assert list(m["scores"]) == ["mig"]
+    assert m["notes"][-1] == "mcc: codes must have more rows; got 200."
+    with pytest.raises(ValueError, match=r"^mcc: codes must have more rows; got 200\.$"):
+        measure_codes(*files, ["mcc"])
 
 
 RULE = r"^--codes must be a \.npy file, or \.npz with one array or one called codes or z or loc; .*"
@@ -433,13 +509,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["m.json"]
     assert json.loads(path.read_text()) == {"a": [1.5, None]}
     seen = []
-    replace = measuring.os.replace
+    replace = writing.os.replace
 
     def watch(source, target):
         seen.append((json.loads(Path(source).read_text()), json.loads(path.read_text())))
         replace(source, target)
 
-    monkeypatch.setattr(measuring.os, "replace", watch)
+    monkeypatch.setattr(writing.os, "replace", watch)
     write_json(path, {"b": 2})
     assert seen == [({"b": 2}, {"a": [1.5, None]})] and [*tmp_path.iterdir()] == [path]
 

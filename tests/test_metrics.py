@@ -85,8 +85,11 @@ def test_hoyer_drops_and_counts_dead_dimensions():
     score = hoyer(mixed)
     assert score.value == pytest.approx(hoyer(CODES).value, abs=1e-12)
     assert (score.details["dimensions"], score.details["dead"]) == (6, 3)
+    assert score.details["kept"] == [0, 1, 2, 3, 4, 5]
+    assert hoyer(mixed[:, ::-1]).details["kept"] == [3, 4, 5, 6, 7, 8]
     kept = hoyer(mixed, drop_dead=False)
     assert (kept.details["dimensions"], kept.details["dead"]) == (9, 0)
+    assert kept.details["kept"] == list(range(9))
     assert kept.value < score.value - 0.05
 
 
@@ -95,7 +98,15 @@ def test_hoyer_drops_and_counts_dead_dimensions():
 def test_hoyer_leaves_out_constant_codes(value, drop_dead):
     score = hoyer(np.c_[CODES[:10], np.full(10, value)], drop_dead)  # .1 has std 1e-17, not 0
     assert score.value == pytest.approx(hoyer(CODES[:10], drop_dead).value, abs=1e-12)
-    assert score.details["dead"] == 1
+    assert score.details["dead"] == 1 and score.details["kept"] == [0, 1, 2, 3, 4, 5]
+
+
+def test_hoyer_of_codes_whose_squares_underflow():
+    expected, score = hoyer(CODES), hoyer(CODES * 1e-200, drop_dead=False)
+    assert score.value == pytest.approx(expected.value, abs=1e-12)
+    raw = expected.details["unnormalised"]
+    assert score.details["unnormalised"] == pytest.approx(raw, abs=1e-12)
+    assert hoyer(CODES * 1e-200).details["kept"] == []
 
 
 @pytest.mark.parametrize(

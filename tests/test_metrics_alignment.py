@@ -114,6 +114,16 @@ def test_irs_by_hand():
     assert score.details["best"] == [0, 0]
 
 
+def test_irs_can_be_negative():
+    """One of 10 rows deviates: by .9 from its group's mean, .1 the others, and .5 at most from all."""
+    one_of_ten = np.arange(20) % 10 == 9
+    factor = np.repeat([0, 1], 10)
+    quantile = 0.1 + (0.99 * 9 - 8) * (0.9 - 0.1)  # between the ninth and the tenth
+    score = irs((one_of_ten ^ factor)[:, None] * 1.0, factor[:, None])
+    assert score.value == pytest.approx(1 - quantile / 0.5, abs=1e-12)
+    assert score.value == pytest.approx(-0.656, abs=1e-12)
+
+
 def test_irs_of_dead_codes():
     codes, factors = mixed()
     dead = np.full((60, 1), 0.1)  # its mean differs from it in the last digit

@@ -13,6 +13,7 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from pyro_bvae.metrics import INVARIANCES, METRICS, Score
+from pyro_bvae.metrics.checks import LARGEST, spread, standardised
 
 VALUES = (3, 4, 5)
 COMBINATIONS = np.indices(VALUES).reshape(3, -1).T
@@ -220,6 +221,22 @@ def test_exactly_the_declared_invariances(name, change):
         assert abs(after - before) > 0.01
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e48])
+@pytest.mark.parametrize("name", [name for name in METRICS if "rescale" in INVARIANCES[name]])
+def test_rescaling_by_extremes(name, scale):
+    """Squares of such codes underflow, or fill most of the range of a float."""
+    after = score(name, MESSY * scale, FACTORS, seed=3).value
+    assert after == pytest.approx(messy_score(name).value, abs=ROWS[name].tolerance)
+
+
+@pytest.mark.filterwarnings("ignore:lbfgs failed to converge:sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", METRICS)
+def test_the_largest_codes_accepted(name):
+    """None overflows or hangs: `sap` did from 1e76 on, where a fourth power overflows."""
+    value = score(name, PERFECT / PERFECT.max() * LARGEST, FACTORS).value
+    assert 0 <= value <= 1
+
+
 NAN = np.where(np.arange(N)[:, None] == 7, np.nan, PERFECT)
 
 
@@ -228,6 +245,12 @@ NAN = np.where(np.arange(N)[:, None] == 7, np.nan, PERFECT)
     [
         (PERFECT[:, 0], FACTORS, ValueError, rf"codes must have shape .* got \({N},\)\. Reshape"),
         (NAN, FACTORS, ValueError, "codes must be finite; got 3 NaN .* first in row 7. Drop"),
+        (
+            -PERFECT * 1e50,
+            FACTORS,
+            ValueError,
+            r"codes must be at most 1e\+50 in size; got 4e\+50\. S",
+        ),
         (PERFECT.astype(str), FACTORS, TypeError, "codes must be real numbers; got dtype <U"),
         (PERFECT * 1j, FACTORS, TypeError, "codes must be real numbers; got dtype complex128"),
         (PERFECT[:0], FACTORS[:0], ValueError, r"n >= 1; got \(0, 3\)"),
@@ -242,6 +265,21 @@ NAN = np.where(np.arange(N)[:, None] == 7, np.nan, PERFECT)
 def test_bad_input(name, codes, factors, error, message):
     with pytest.raises(error, match=f"^{name.replace('-', '_')}: .*{message}"):
         METRICS[name](codes, factors)
+
+
+def test_spread_and_standardised():
+    """Of codes of which the squares underflow, of constants, and by other rows."""
+    codes = np.array([[3.0, 0.1, 1], [5, 0.1, 2], [5, 0.1, 4]])
+    for ddof in (0, 1):
+        expected = codes.std(0, ddof=ddof) * [1, 0, 1]
+        for scale in (1, 1e-200, LARGEST / 5):
+            assert spread(codes * scale, ddof) / scale == pytest.approx(expected, abs=1e-12)
+    assert spread(codes)[1] == 0 < codes.std(0)[1]  # that is 1e-17
+    z = standardised(codes * 1e-200)
+    assert z.mean(0) == pytest.approx(0, abs=1e-12)
+    assert z.std(0) == pytest.approx([1, 0, 1], abs=1e-12)
+    by_two = standardised(codes, codes[:2])  # means 4 and 1.5, deviations 1 and .5
+    assert by_two == pytest.approx(np.array([[-1, 0, -1], [1, 0, 1], [1, 0, 5]]), abs=1e-12)
 
 
 def test_importing_metrics_imports_no_scikit_learn():

@@ -230,12 +230,33 @@ def test_position_maps_are_cell_means_on_one_symmetric_scale():
 def test_position_maps_merge_neighbours_where_rows_are_few(rng):
     rows, columns = rng.integers(0, 8, 128), rng.integers(0, 8, 128)
     codes = rng.normal(size=(128, 1))
-    (ax, _) = draw(plots.position_maps(codes, rows, columns)).axes
+    figure = draw(plots.position_maps(codes, rows, columns))
+    (ax, _), title = figure.axes, figure.get_suptitle()
+    assert title == "mean code over posX and posY, 2 × 2 values a cell"
     cells = ax.images[0].get_array()
     assert cells.shape == (4, 4)  # 128 rows in 64 cells: two values a side make it 8 a cell
     inside = (rows // 2 == 1) & (columns // 2 == 3)
     assert cells[1, 3] == pytest.approx(codes[inside].mean())
     assert ax.images[0].get_extent() == [-0.5, 7.5, 7.5, -0.5]
+    # a cell is named by the two values it holds, at the middle of the two
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0–1", "2–3", "4–5", "6–7"]
+    assert ax.get_xticks().tolist() == [0.5, 2.5, 4.5, 6.5]
+
+
+def test_position_maps_name_values_wherever_they_lie(rng):
+    rows, columns = (v.ravel() for v in np.mgrid[0:3, 0:5].repeat(10, axis=2))
+    codes = np.stack([rows, rng.normal(size=len(rows))], 1)
+    first, second, _ = draw(plots.position_maps(codes, 4 * rows, 10 * columns - 7)).axes
+    assert [t.get_text() for t in first.get_yticklabels()] == ["0", "4", "8"]
+    assert first.get_yticks().tolist() == [0, 1, 2]
+    # of five, the first, the last, and two between
+    assert second.get_xticks().tolist() == [0, 1, 3, 4]
+    assert [t.get_text() for t in second.get_xticklabels()] == ["-7", "3", "23", "33"]
+    assert (first.get_xlim(), first.get_ylim()) == ((-0.5, 4.5), (2.5, -0.5))
+    # three values in cells of two: the last cell holds one
+    few = plots.position_maps(codes[::10], rows[::10] * 4, columns[::10] * 0 + 3)
+    assert [t.get_text() for t in draw(few).axes[0].get_yticklabels()] == ["0–4", "8"]
+    assert [t.get_text() for t in few.axes[0].get_xticklabels()] == ["3"]
 
 
 def test_the_latents_that_vary_most_are_shown_first(rng):

@@ -339,7 +339,9 @@ def test_strips_decode_each_latent_alone():
 
 def test_mean_and_standard_error_over_seeds():
     assert tables.summarise([1, 2, 6], 9.0) == (3, pytest.approx(math.sqrt(7 / 3)), 3)
-    assert tables.summarise([1, math.nan], 0.5) == (1, 0.5, 1)
+    assert tables.summarise([1], 0.5) == (1, 0.5, 1)
+    # one left over of several: neither an error over runs, nor that of another run
+    assert tables.summarise([math.nan, 3, math.nan], 0.5) == (3, None, 1)
     mean, se, n = tables.summarise([math.inf], None)
     assert math.isnan(mean) and (se, n) == (None, 0)
 
@@ -407,14 +409,26 @@ def test_groups_are_named_by_what_differs(tmp_path, options, labels):
     assert [g.label for g in tables.group(runs)] == labels
 
 
+def test_long_lists_of_options_give_way_to_names(tmp_path):
+    other = dataclasses.replace(CONFIG, dataset="x" * 50, alpha=1.0)
+    config = {"a": CONFIG, "b": other, "c": dataclasses.replace(other, seed=3)}
+    runs = [make_run(tmp_path / name, config=c) for name, c in config.items()]
+    assert [g.label for g in tables.group(runs)] == ["a", "b and 1 more"]
+
+
 def test_measures_that_only_some_runs_have_and_notes(tmp_path):
     runs = [
         make_run(tmp_path / "a", purity=0.5, active_units=1, latents=2, kl_per_latent=[1, 0]),
-        make_run(tmp_path / "b", active_units=2, latents=2, kl_per_latent=[1, 1]),
+        make_run(
+            tmp_path / "b",
+            **{"active_units": 2, "latents": 2, "kl_per_latent": [1, 1]},
+            **{"log_marginal": -2.5, "log_marginal_se": 0.1},
+        ),
     ]
     _, rows = tables.table(tables.group(runs))
     cells = {row.label: row.cells[0].text for row in rows}
     assert cells["cluster purity"] == "0.5 (1 of 2 runs)"
+    assert cells["log p(x), importance-weighted"] == "-2.5 (1 of 2 runs)"  # no error over rows
     assert cells["active latents, KL > .01 nats"] == "1.50 ± 0.50 of 2"
     text = read(write_report(runs, tmp_path / "r.html"))
     assert "Seeds that occur more than once, so that ± is too small: 0" in text
@@ -437,20 +451,108 @@ def test_d_of_another_kind_is_a_row_of_its_own(tmp_path):
     assert ([c.text for c in kl.cells], kl.unit) == (["–", "1"], "nats")
 
 
-def test_baselines_are_columns(tmp_path):
+def add(run, name, baseline=None, on="test", **metrics):
+    about = {"format": 1, "on": on} | ({"baseline": baseline} if baseline else {})
+    (run.path / f"metrics-{name}.json").write_text(json.dumps(about | metrics))
+
+
+def test_baselines_and_other_rows_are_columns(tmp_path):
     run = make_run(tmp_path / "a")
-    for name in ("pca", "train"):
-        (run.path / f"metrics-{name}.json").write_text(json.dumps({"kl": 7.5}))
+    add(run, "baseline-pca", "pca", kl=7.5)
+    add(run, "baseline-pca-on-train", "pca", "train", kl=8.5)
+    add(run, "on-train", on="train", kl=9.5, kl_se=0.5)
     columns, rows = tables.table(tables.group([run]))
-    assert [(c.label, c.baseline) for c in columns][1:] == [("pca", True), ("train", True)]
+    assert [(c.label, c.baseline, c.other_rows) for c in columns] == [
+        ("this model", False, False),
+        ("on train", False, True),
+        ("baseline pca", True, False),
+        ("baseline pca on train", True, True),
+    ]
     rate = next(row for row in rows if "rate" in row.label)
-    assert [cell.text for cell in rate.cells] == ["2.00 ± 0.20", "7.5", "7.5"]
-    (run.path / "metrics-pca.json").write_text("[1]")
-    with pytest.raises(ValueError, match="metrics-pca.json must hold a JSON object; got list"):
+    assert [cell.text for cell in rate.cells] == ["2.00 ± 0.20", "9.50 ± 0.50", "7.5", "8.5"]
+    text = read(write_report([run], tmp_path / "r.html"))
+    assert text.count('<th scope="col" class="baseline">') == 2
+    assert "not been trained on, but where a column names others." in text
+
+
+def test_columns_are_the_same_rows_whatever_the_file_is_called(tmp_path):
+    mixture = dataclasses.replace(CONFIG, prior="mixture")
+    runs = [make_run(tmp_path / str(i)) for i in range(3)]
+    runs.append(make_run(tmp_path / "3", config=mixture))
+    add(runs[0], "on-few", on="/data/few.npz", kl=1.0)
+    add(runs[1], "on-many", on="/data/few.npz", kl=3.0)
+    add(runs[2], "on-few", on="/other/few.npz", kl=5.0)
+    add(runs[3], "on-few", on="/data/few.npz", kl=7.0)
+    add(runs[3], "pca", "pca", kl=8.0)  # as it was called before; the new name goes first
+    add(runs[3], "baseline-pca", "pca", kl=9.0)
+    columns, rows = tables.table(tables.group(runs))
+    rate = next(row for row in rows if "rate" in row.label)
+    found = {c.label: (c.group, cell.text) for c, cell in zip(columns, rate.cells, strict=True)}
+    assert found == {
+        "prior gaussian": (0, "2"),  # alike in all three: an error of 0
+        "on /data/few.npz (prior gaussian)": (0, "2.0 ± 1.0"),
+        "on /other/few.npz (prior gaussian)": (0, "5"),
+        "prior mixture": (1, "2.00 ± 0.20"),
+        "baseline pca (prior mixture)": (1, "9"),
+        "on few.npz (prior mixture)": (1, "7"),
+    }
+    text = read(write_report(runs, tmp_path / "r.html"))
+    assert '<th scope="col"><span class="dot c1"></span>on few.npz (prior mixture)</th>' in text
+
+
+def test_files_of_another_origin_are_left_alone(tmp_path):
+    run = make_run(tmp_path / "a")
+    for name, value in (("mine", {"kl": 1}), ("list", [1]), ("text", {"format": "2"})):
+        (run.path / f"metrics-{name}.json").write_text(json.dumps(value))
+    assert len(tables.table(tables.group([run]))[0]) == 1
+
+
+@pytest.mark.parametrize("content", ["{", '{"format": 1}', '{"format": 1, "on": "x", "kl": []}'])
+def test_files_that_cannot_be_read_are_named(content, tmp_path):
+    run = make_run(tmp_path / "a")
+    (run.path / "metrics-on-x.json").write_text(content)
+    with pytest.raises(ValueError, match="metrics-on-x.json must be JSON that evaluate wrote"):
         write_report([run], tmp_path / "r.html")
-    (run.path / "metrics-pca.json").write_text("{")
-    with pytest.raises(ValueError, match="metrics-pca.json must be JSON"):
-        write_report([run], tmp_path / "r.html")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason"),
+    [
+        ({"n": None}, "no number 'n'"),
+        ({"log_px_z": "much"}, "no number 'log_px_z'"),
+        ({"elbo": []}, "TypeError: "),
+        ({"scores": {"mig": {}}}, "KeyError: 'value'"),
+    ],
+)
+def test_a_run_that_is_not_measured_is_one_sentence_and_no_folder(metrics, reason, tmp_path):
+    run = make_run(tmp_path / "a")
+    (run.path / "metrics.json").write_text(json.dumps(TERMS | metrics))
+    with pytest.raises(ValueError, match=r"a.metrics\.json must hold the measures") as error:
+        write_report([run], tmp_path / "new" / "r.html")
+    assert reason in str(error.value)
+    assert str(error.value).endswith(f"Measure it again: pyro-bvae evaluate {run.path}")
+    assert not (tmp_path / "new").exists()
+
+
+def test_notes_say_what_differs_beside_the_number_and_what_is_shared_once(tmp_path):
+    def row(*metrics):
+        """The row of D over columns of runs with these notes."""
+        per_run = [
+            [{KEY: tables.Measure(*KEY, 1.0, None, note)} for note in notes] for notes in metrics
+        ]
+        columns = [tables.Column(str(i), i, False, False, p) for i, p in enumerate(per_run)]
+        found = tables._row(KEY, columns)
+        return found.note, [cell.note for cell in found.cells]
+
+    KEY = ("divergence", "D")
+    half = "all 400 rows as components; {} at half of them".format
+    assert row([half(0.134)]) == (half(0.134), [""])
+    assert row([half(1)], [half(2)]) == (
+        "all 400 rows as components", ["1 at half of them", "2 at half of them"],
+    )  # fmt: skip
+    assert row([half(1), half(2)]) == ("all 400 rows as components", [""])
+    assert row(["40 rows", "50 rows"], ["40 rows"]) == ("", ["by run", "40 rows"])
+    assert row([""], ["40 rows"]) == ("", ["", "40 rows"])  # it does not hold of the first
 
 
 def test_nats_of_other_data_are_not_compared(tmp_path):
@@ -635,5 +737,5 @@ def test_errors(tmp_path):
     with pytest.raises(OSError, match="it is a directory"):
         write_report([run], tmp_path / "folder.html")
     (run.path / "metrics.json").unlink()
-    with pytest.raises(FileNotFoundError, match="training did not finish"):
+    with pytest.raises(FileNotFoundError, match="must hold metrics.json"):
         write_report([run], tmp_path / "r.html")

@@ -14,7 +14,7 @@ import torch
 
 import pyro_bvae.runs as runs
 from pyro_bvae import measuring
-from pyro_bvae.build import make_vae
+from pyro_bvae.build import load, make_vae
 from pyro_bvae.config import FORMAT, Config
 from pyro_bvae.priors import Mixture
 from pyro_bvae.runs import load_run, train
@@ -107,6 +107,19 @@ def test_history_says_what_each_latent_carries_where_the_kl_splits(tmp_path, wit
         latents = [record.pop(f"test_kl_z{d}") for d in range(2)]
         assert sum(latents) == pytest.approx(record["test_kl"], rel=1e-5)
         assert not [name for name in record if name.startswith("test_kl_z")]
+
+
+def test_held_out_terms_are_of_evenly_spaced_rows(tmp_path, without_figures, monkeypatch):
+    seen = []
+    encode = runs.encode_data
+    monkeypatch.setattr(runs, "_HELD_OUT_ROWS", 5)
+    monkeypatch.setattr(
+        runs, "encode_data", lambda vae, data, t: seen.append(data) or encode(vae, data, t)
+    )
+    run = train(Config(steps=1), tmp_path / "run")
+    _, test = load(run.config)
+    (data,) = seen
+    assert len(test) == 400 and np.array_equal(data.x, test.x[[0, 99, 199, 299, 399]])
 
 
 def test_metrics_and_environment(finished):
@@ -282,13 +295,19 @@ def test_vae_passed_in_needs_no_trust(own_run):
 
 
 def test_no_run_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere must hold config\.json; .*Is it a run\?"):
-        load_run(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("mine")
+    for name in ("nowhere", "file"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"{name} must be a run's directory; it is none"
+        ):
+            load_run(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r" must hold config\.json; .*Is it a run\?"):
+        load_run(tmp_path)
 
 
 def test_missing_checkpoint(copy):
     (copy / "checkpoint.pt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"copy has no checkpoint\.pt; it was not trained"):
+    with pytest.raises(FileNotFoundError, match=r"copy has no checkpoint\.pt\. Train again\."):
         load_run(copy)
 
 
@@ -297,7 +316,8 @@ def test_missing_history_is_an_empty_one_and_missing_metrics_a_sentence(copy):
     (copy / "metrics.json").unlink()
     run = load_run(copy)
     assert run.history == []
-    with pytest.raises(FileNotFoundError, match=r"copy must hold metrics\.json; it does not\."):
+    sentence = r"copy must hold metrics\.json; it does not\. pyro-bvae evaluate writes it\.$"
+    with pytest.raises(FileNotFoundError, match=sentence):
         _ = run.metrics
 
 
@@ -331,7 +351,8 @@ def test_truncated_and_foreign_checkpoints(copy):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=sentence) as caught:
             load_run(copy)
-        assert "\n" not in str(caught.value)
+        text = str(caught.value)
+        assert "\n" not in text and text.endswith("). Restore it, or train again.")
     foreign = (
         torch.zeros(2), {"state_dict": {}}, {"format": "new"}, {"format": FORMAT},
         {"format": FORMAT, "vae": 3, "x_shape": [2], "n_classes": 0},
@@ -362,7 +383,10 @@ class Harm:
 def test_a_checkpoint_cannot_run_code(copy, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     torch.save({"format": FORMAT, "vae": Harm()}, copy / "checkpoint.pt")
-    with pytest.raises(ValueError, match=r"must be a checkpoint of pyro_bvae; it cannot be read"):
+    sentence = (
+        r"must be a checkpoint of pyro_bvae; it cannot be read \((.{10,80})\)\. Restore it, or"
+    )
+    with pytest.raises(ValueError, match=sentence):  # torch says a page
         load_run(copy)
     assert not (tmp_path / "harmed").exists()
 
@@ -610,11 +634,11 @@ def test_run_is_frozen(finished):
 def test_prior_contours_are_the_marginal_of_the_two_latents_shown(name):
     from scipy.integrate import quad
 
-    from pyro_bvae.figures.run import _log_marginal
+    from pyro_bvae.figures.run import _prior_density
     from pyro_bvae.priors import PRIORS
 
     p_z = PRIORS[name](3)()
-    log_marginal = _log_marginal(p_z, np.array([2, 0]))
+    log_marginal = _prior_density(p_z, np.array([2, 0]))
     point = np.array([[0.3, -0.2]])  # z2, z0
 
     def joint(z1):
@@ -625,8 +649,8 @@ def test_prior_contours_are_the_marginal_of_the_two_latents_shown(name):
 
 
 def test_prior_contours_are_left_out_where_no_marginal_is_known():
-    from pyro_bvae.figures.run import _log_marginal
+    from pyro_bvae.figures.run import _prior_density
     from pyro_bvae.priors import Flow
 
-    assert _log_marginal(Flow(3)(), np.array([0, 1])) is None
-    assert _log_marginal(Flow(2)(), np.array([0, 1])) is not None
+    assert _prior_density(Flow(3)(), np.array([0, 1])) is None
+    assert _prior_density(Flow(2)(), np.array([0, 1])) is not None

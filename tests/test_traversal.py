@@ -92,24 +92,26 @@ def test_prior_range_holds_98_percent_of_each_latent():
 def test_latents_are_ordered_by_kl():
     order, texts, how = latent_order({"latents": 3, "kl_per_latent": [0.5, 2.14, 0.001]})
     assert (order, how) == ([1, 0, 2], "ordered by KL")
-    assert texts == ["z1  2.1 nats", "z0  0.5 nats", "z2  0.0 nats"]
-    kept, texts, _ = latent_order({"kl_per_latent": [0.5, 2.14, 0.01]}, active=True)
-    assert kept == [1, 0] and len(texts) == 2
+    assert texts == ["z1  2.1 nats", "z0  0.5 nats", "z2  0.00 nats"]
+    metrics = {"kl_per_latent": [0.5, 2.14, 9.0], "active_latents": [0, 1]}  # as evaluate counts
+    kept, texts, _ = latent_order(metrics, active=True)
+    assert (kept, texts) == ([1, 0], ["z1  2.1 nats", "z0  0.5 nats"])
+    assert latent_order(metrics)[0] == [2, 1, 0]
 
 
 def test_latents_are_ordered_by_signal_where_the_kl_does_not_split():
     metrics = {"latents": 2, "kl_per_latent": None, "signal_per_latent": [0.002, 62.93]}
     order, texts, how = latent_order(metrics)
     assert (order, texts) == ([1, 0], ["z1  62.9", "z0  0.002"]) and "Var" in how
-    assert latent_order(metrics, active=True)[0] == [1]
+    assert latent_order(metrics | {"active_latents": [0]}, active=True)[0] == [0]
 
 
 def test_latents_without_measures_keep_their_order():
     assert latent_order({"latents": 2}) == ([0, 1], ["z0", "z1"], "in their own order")
-    with pytest.raises(ValueError, match="active latents need kl_per_latent or signal_per_latent"):
-        latent_order({"latents": 2, "kl_per_latent": None}, active=True)
+    with pytest.raises(ValueError, match="Measure the run first: pyro-bvae evaluate RUN"):
+        latent_order({"latents": 2, "kl_per_latent": [1.0, 0.0]}, active=True)
 
 
 def test_no_active_latent_is_said_so():
-    with pytest.raises(ValueError, match=r"must carry more than 0.01; got 0.0012 at most"):
-        latent_order({"kl_per_latent": [0.0012, 0.0]}, active=True)
+    with pytest.raises(ValueError, match=r"active latents must be 1 or more; got 0 of 2"):
+        latent_order({"kl_per_latent": [0.0012, 0.0], "active_latents": []}, active=True)

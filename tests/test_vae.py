@@ -1,5 +1,6 @@
 """The model and guide: sites, scales, shapes, labels, samples and refusals."""
 
+import contextlib
 import copy
 import math
 import types
@@ -16,6 +17,7 @@ from pyro_bvae.datasets import Data
 from pyro_bvae.likelihoods import Bernoulli, Laplace, Normal
 from pyro_bvae.networks import mlp
 from pyro_bvae.priors import Flow, Gaussian, Mixture, SpikeSlab, VampPrior
+from pyro_bvae.vae import evaluating, vae_device
 
 
 class Encoder(nn.Module):
@@ -250,6 +252,62 @@ def test_check_names_the_part_that_does_not_fit():
         check(decoder=Fixed(lambda z: (z, z)))
     with pytest.raises(TypeError, match="must return .loc, scale.; got one tensor"):
         check(likelihood=Normal("decoder"))
+
+
+def test_check_refuses_a_posterior_without_moments():
+    def log_normal(x):
+        return dist.TransformedDistribution(
+            dist.Normal(x[:, :2], 1.0).to_event(1), [dist.transforms.ExpTransform()]
+        )
+
+    vae = VAE(Fixed(log_normal), nn.Linear(2, 3), Gaussian(2), Normal(0.5))
+    sentence = r"posterior must have a mean and a variance; got TransformedDistribution, which"
+    with pytest.raises(ValueError, match=sentence):
+        vae.check(X)
+
+
+# ---- evaluating --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("error", [None, RuntimeError])
+def test_evaluating_puts_all_back(training, error):
+    vae = linear().train(training)
+    state = torch.get_rng_state()
+    with pytest.raises(error) if error else contextlib.nullcontext(), evaluating(vae, seed=3):
+        assert not vae.training and not vae.decoder.training
+        assert not vae.decoder(torch.ones(1, 2)).requires_grad
+        torch.rand(3)
+        if error:
+            raise error
+    assert vae.training == vae.decoder.training == training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert vae.decoder(torch.ones(1, 2)).requires_grad
+
+
+def test_noise_of_evaluating_is_its_own_only_with_a_seed():
+    vae, drawn = linear(), []
+    for ambient in (1, 2):
+        torch.manual_seed(ambient)
+        with evaluating(vae, seed=0):
+            drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+    torch.manual_seed(0)
+    with evaluating(vae):
+        assert torch.equal(torch.rand(3), drawn[0])
+    assert not torch.equal(torch.rand(3), drawn[0])  # the ambient generator went on
+    torch.manual_seed(0)
+    torch.rand(3)
+    ambient = torch.get_rng_state()
+    torch.manual_seed(0)
+    with evaluating(vae):
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), ambient)
+
+
+def test_device_of_a_model():
+    assert vae_device(nn.Linear(2, 2, device="meta")).type == "meta"
+    assert vae_device(nn.Identity()).type == "cpu"
 
 
 def test_a_posterior_or_prior_of_torch_alone_is_refused():

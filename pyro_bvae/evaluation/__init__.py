@@ -2,8 +2,9 @@
 
 from .aggregate import aggregate_divergence, information
 from .baselines import BASELINES, baseline_codes, spaced
-from .codes import Codes, encode_data, vae_device
+from .codes import Codes, encode_data
 from .diagnosis import diagnose
+from .foreign import read_codes
 from .held_out import MEASURES, Progress, applicable, check_measures, evaluate, score_codes
 from .marginal import log_marginal
 from .table import Measure, measures
@@ -24,7 +25,7 @@ __all__ = [
     "information",
     "log_marginal",
     "measures",
+    "read_codes",
     "score_codes",
     "spaced",
-    "vae_device",
 ]

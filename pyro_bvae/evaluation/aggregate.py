@@ -10,14 +10,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..divergences import inclusive_kl
+from ..divergences import UNDERFLOW, inclusive_kl, logsumexp_in_place, mmd, mmd_per_dim
 from ..vae import VAE
 from .codes import Codes
 
 MAX_ROWS = 2_000
 """Rows whose sample of z estimates an expectation over q(z)."""
 _BLOCK = 1 << 19  # entries of one block of pairs
-_UNDERFLOW = -60.0  # exp of less is negligible beside 1, and below -87 fifty times slower on a CPU
 
 
 def aggregate_divergence(
@@ -30,16 +29,14 @@ def aggregate_divergence(
     are measured too, and where the two differ the value is still falling towards its limit.
 
     Returns:
-        ``divergence`` and ``divergence_at_half``, None where the posteriors are not diagonal Normals;
-        ``divergence_components``, the number of rows; ``rate_minus_log_components``, nats: what the
+        ``divergence`` and ``divergence_at_half``, None for a KL where the posteriors are not diagonal
+        Normals; ``divergence_components``, the number of rows; ``rate_minus_log_components``, nats: what the
         exclusive KL cannot fall below where posteriors do not overlap.
     """
     n = len(codes.loc)
     out: dict[str, Any] = {"divergence": None, "divergence_at_half": None}
     out["divergence_components"] = n
     out["rate_minus_log_components"] = codes.kl.mean().item() - math.log(n)
-    if not codes.diagonal:
-        return out
     order = torch.randperm(n).to(codes.loc.device)
     for name, m in (("divergence", n), ("divergence_at_half", max(1, n // 2))):
         out[name] = _divergence(vae, codes, divergence, order[:m], max_rows)
@@ -49,11 +46,11 @@ def aggregate_divergence(
 def divergences(
     vae: VAE, codes: Codes, by_name: Mapping[str, Callable[..., Tensor]]
 ) -> dict[str, Any]:
-    """D(q(z), p(z)) by several divergences, all the rows as components; None as above."""
+    """D(q(z), p(z)) by several divergences, all the rows as components; None as in `aggregate_divergence`."""
     n = len(codes.loc)
     rows = torch.randperm(n).to(codes.loc.device)
-    values: dict[str, float | None] = {
-        name: _divergence(vae, codes, divergence, rows, MAX_ROWS) if codes.diagonal else None
+    values = {
+        name: _divergence(vae, codes, divergence, rows, MAX_ROWS)
         for name, divergence in by_name.items()
     }
     return {"divergences": values, "divergences_components": n}
@@ -61,12 +58,17 @@ def divergences(
 
 def _divergence(
     vae: VAE, codes: Codes, divergence: Callable[..., Tensor], rows: Tensor, max_rows: int
-) -> float:
+) -> float | None:
     n, latent_dim = codes.loc.shape
+    function = getattr(divergence, "func", divergence)
+    bound = getattr(divergence, "keywords", {})
+    if not codes.diagonal and function not in (mmd, mmd_per_dim):  # these look at z alone
+        return None
     options: dict[str, Any] = {}
-    plain = getattr(divergence, "func", divergence) is inclusive_kl
-    if plain and not getattr(divergence, "keywords", {}).get("n_samples"):
+    if function is inclusive_kl and not bound.get("n_samples"):
         options["n_samples"] = max(1000, min(20_000, 10**9 // (n * latent_dim)))
+    if "dataset_size" in bound:  # the rows are all there is, be they a half
+        options["dataset_size"] = len(rows)
     q_z = dist.Normal(codes.loc[rows], codes.scale[rows]).to_event(1)
     return divergence(q_z, vae.p_z(), codes.z[rows[:max_rows]], **options).item()
 
@@ -122,9 +124,10 @@ def information(vae: VAE, codes: Codes, max_rows: int = MAX_ROWS) -> dict[str, A
     return out
 
 
-def standard_error(values: Tensor) -> float:
-    """Of the mean over rows."""
-    return values.std(correction=0).item() / math.sqrt(len(values))
+def standard_error(values: Tensor) -> float | None:
+    """Of the mean over rows; None for a single one."""
+    n = len(values)
+    return values.std(correction=1).item() / math.sqrt(n) if n > 1 else None
 
 
 def _log_densities(z: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,16 +145,10 @@ def _log_densities(z: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tenso
                 ((block[:, d, None] - means[d]) * inverse[d]).square_().mul_(-0.5).add_(constant[d])
             )
             joint += one
-            product += _logsumexp(one) - log_m
-        total = _logsumexp(joint.clone())
+            product += logsumexp_in_place(one) - log_m
+        total = logsumexp_in_place(joint.clone())
         share = joint.sub_(total[:, None])  # log p(m|z)
-        entropy = -(share.clamp(min=_UNDERFLOW).exp() * share).sum(1)
+        entropy = -(share.clamp(min=UNDERFLOW).exp() * share).sum(1)
         parts.append((total - log_m, product, entropy))
     whole = [torch.cat(group) for group in zip(*parts, strict=True)]
     return whole[0], whole[1], whole[2]
-
-
-def _logsumexp(joint: Tensor) -> Tensor:
-    """`torch.logsumexp` over columns, in place."""
-    top = joint.amax(1)
-    return joint.sub_(top[:, None]).clamp_(min=_UNDERFLOW).exp_().sum(1).log_().add_(top)

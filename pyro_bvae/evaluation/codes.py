@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ..datasets import Data
-from ..vae import VAE
+from ..vae import VAE, evaluating, vae_device
 
 BATCH = 500
 Transform = Callable[[Tensor], Tensor] | None
@@ -36,35 +36,25 @@ def encode_data(vae: VAE, data: Data, transform: Transform = None) -> Codes:
     parts: list[tuple[Tensor, ...]] = []
     split: list[Tensor | None] = []
     closed = diagonal = True
-    training = vae.training
-    vae.eval()
-    try:
-        with torch.no_grad():
-            p_z = vae.p_z()
-            for x, labels in batches(vae, data, transform):
-                q_z = vae.q_z(x, labels)
-                z = q_z.sample()
-                try:
-                    kl = kl_divergence(q_z, p_z)
-                except NotImplementedError:
-                    kl, closed = q_z.log_prob(z) - p_z.log_prob(z), False
-                log_px_z = vae.p_x(z, labels).log_prob(x)
-                parts.append((q_z.mean, q_z.variance.sqrt(), z, log_px_z, kl))
-                split.append(_kl_per_latent(q_z, p_z))
-                base = getattr(q_z, "base_dist", None)
-                diagonal &= isinstance(base, torch.distributions.Normal)
-    finally:
-        vae.train(training)
+    with evaluating(vae):
+        p_z = vae.p_z()
+        for x, labels in batches(vae, data, transform):
+            q_z = vae.q_z(x, labels)
+            z = q_z.sample()
+            try:
+                kl = kl_divergence(q_z, p_z)
+            except NotImplementedError:
+                kl, closed = q_z.log_prob(z) - p_z.log_prob(z), False
+            log_px_z = vae.p_x(z, labels).log_prob(x)
+            parts.append((q_z.mean, q_z.variance.sqrt(), z, log_px_z, kl))
+            split.append(_kl_per_latent(q_z, p_z))
+            base = getattr(q_z, "base_dist", None)
+            diagonal &= isinstance(base, torch.distributions.Normal)
     loc, scale, z, log_px_z, kl = (torch.cat(group) for group in zip(*parts, strict=True))
     per_latent = None
     if all(part is not None for part in split):
         per_latent = torch.stack([part for part in split if part is not None]).sum(0) / len(data)
     return Codes(loc, scale, z, log_px_z, kl, per_latent, closed, diagonal)
-
-
-def vae_device(vae: VAE) -> torch.device:
-    """Where the model's parameters are."""
-    return next(vae.parameters()).device
 
 
 def batches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,15 +14,11 @@ from torch import Tensor
 from .. import metrics
 from ..datasets import Data
 from ..divergences import inclusive_kl, mmd, mmd_per_dim
-from ..vae import VAE
+from ..vae import VAE, evaluating
 from .aggregate import aggregate_divergence, divergences, information, standard_error
-from .codes import Codes, Transform, batches, encode_data, vae_device
+from .codes import Codes, Transform, batches, encode_data
 from .marginal import log_marginal
 
-ACTIVE_NATS = 0.01
-"""A latent carrying less than this, on average, is inactive."""
-ACTIVE_VARIANCE = 0.01
-"""Where the KL does not split over latents: one whose posterior means vary less is inactive."""
 _SHARPNESS_ROWS = 2_000
 _MARGINAL_BATCH = 20
 _DECODED_ENTRIES = 5 * 10**8  # of the default number of rows for log p(x): minutes on two cores
@@ -74,21 +71,21 @@ def evaluate(
     Returns:
         A dict for JSON. Always: ``log_px_z`` (minus the distortion), ``kl`` (the rate) and ``elbo`` =
         log_px_z - kl in nats per example, with standard errors ``*_se``; ``posterior_scale``;
-        ``kl_per_latent`` and ``active_units``, latents above .01 nats, or where the KL does not split with
-        posterior means of variance above .01 (``idle_means`` says which); ``signal_per_latent``,
-        Var(mean) / E(variance); ``hoyer`` and its nulls; ``purity``, ``nmi``, ``ari``, ``components_used``
-        and ``silhouette`` where the prior has components and the data labels; ``n``, ``seed`` and how
-        the KL was found. With ``divergence``: see `aggregate_divergence`. By ``measures``:
-        ``log_marginal`` with its K and rows; `information` and ``divergences``; ``sharpness`` of
-        reconstructions and of the data; ``scores`` by metric name.
+        ``kl_per_latent``; ``active_latents``, those above .01 nats, or where the KL does not split with
+        posterior means of variance above .01 (``idle_means`` says which), and ``active_units``, their
+        number; ``signal_per_latent``, Var(mean) / E(variance); ``hoyer`` and its nulls, where two latents
+        or more move; ``purity``, ``nmi``, ``ari``, ``components_used`` and ``silhouette`` where the prior
+        has components and the data labels; ``n``, ``seed`` and how the KL was found. With
+        ``divergence``: see `aggregate_divergence`. By ``measures``: ``log_marginal`` with its K and rows;
+        `information` and ``divergences``; ``sharpness`` of reconstructions and of the data; ``scores`` by
+        metric name.
 
     Raises:
-        ValueError: a measure that is unknown or does not apply, before any work.
+        ValueError: a measure that is unknown or does not apply, before any work; or a metric, asked for
+            by name, that refuses these codes, before what takes minutes.
     """
     names = applicable(data) if measures is None else check_measures(measures, data)
-    devices = [vae_device(vae)] if vae_device(vae).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
-        torch.manual_seed(seed)
+    with evaluating(vae, seed):
         codes = codes or encode_data(vae, data, transform)
         out: dict[str, Any] = {"n": len(data), "seed": seed}
         out |= _terms(codes)
@@ -97,26 +94,28 @@ def evaluate(
         out |= _latents(vae, codes)
         out |= _clusters(vae, codes, data)
         said = on_progress or (lambda name, share: None)
+        # The metrics first: they take seconds, and what they refuse is then found before the minutes.
         scored = [name for name in names if name in metrics.METRICS]
+        if scored:
+            assert data.factors is not None
+            share_of_scores = len(scored) / len(names)
+            out |= score_codes(
+                codes.loc.cpu().numpy(),
+                data.factors,
+                scored,
+                factor_names=data.factor_names,
+                lenient=measures is None,
+                on_progress=lambda name, share: said(name, share * share_of_scores),
+                seed=seed,
+            )
         others = [name for name in names if name in MEASURES]
-        for i, name in enumerate(others):
+        for i, name in enumerate(others, len(scored)):
 
             def within(share: float, name: str = name, i: int = i) -> None:
                 said(name, (i + share) / len(names))
 
             within(0.0)
             out |= MEASURES[name](_Subject(vae, data, codes, transform, n_samples, n_rows, within))
-    if scored:
-        assert data.factors is not None
-        done = len(others) / len(names)
-        out |= score_codes(
-            codes.loc.cpu().numpy(),
-            data.factors,
-            scored,
-            factor_names=data.factor_names,
-            on_progress=lambda name, share: said(name, done + (1 - done) * share),
-            seed=seed,
-        )
     return out
 
 
@@ -126,6 +125,7 @@ def score_codes(
     names: Sequence[str],
     *,
     factor_names: Sequence[str] = (),
+    lenient: bool = False,
     on_progress: Progress | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -138,12 +138,16 @@ def score_codes(
         factors: integers ``(n, n_factors)``, some of which vary.
         names: keys of `pyro_bvae.metrics.METRICS`.
         factor_names: one a column.
+        lenient: note what a metric refuses, such as too few rows, and go on without it.
         on_progress: as in `evaluate`.
         seed: of the metrics' draws.
 
     Returns:
         ``scores``, a dict with value and details by metric; ``factors``, the columns used;
-        ``factors_left_out``; ``notes``, the metrics' warnings.
+        ``factors_left_out``; ``notes``, the metrics' warnings and refusals.
+
+    Raises:
+        ValueError: a metric refuses these codes or factors, unless ``lenient``.
     """
     varies = np.ptp(factors, axis=0) > 0
     titles = tuple(factor_names) or tuple(f"factor {k}" for k in range(len(varies)))
@@ -152,15 +156,30 @@ def score_codes(
         "factors": [title for title, used in zip(titles, varies, strict=True) if used],
         "factors_left_out": [title for title, used in zip(titles, varies, strict=True) if not used],
     }
+    refused: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for i, name in enumerate(names):
             if on_progress is not None:
                 on_progress(name, i / len(names))
-            score = metrics.METRICS[name](codes, factors[:, varies], seed=seed)
+            try:
+                score = metrics.METRICS[name](codes, factors[:, varies], seed=seed)
+            except ValueError as error:
+                if not lenient:
+                    raise
+                refused.append(str(error))
+                continue
             out["scores"][name] = {"value": score.value, "details": score.details}
-    out["notes"] = list(dict.fromkeys(str(warning.message) for warning in caught))
+    out["notes"] = list(dict.fromkeys([*(_nameless(w.message) for w in caught), *refused]))
     return out
+
+
+def _nameless(warning: Warning | str) -> str:
+    """On one line and without the metric's name: several warn of one thing, which is said once."""
+    text = " ".join(str(warning).split())
+    name, _, rest = text.partition(": ")
+    text = rest if name.replace("_", "-") in metrics.METRICS else text
+    return text[:1].upper() + text[1:]
 
 
 def applicable(data: Data) -> list[str]:
@@ -178,10 +197,8 @@ def check_measures(names: Sequence[str], data: Data) -> list[str]:
     Raises:
         ValueError: one sentence.
     """
-    known = (*MEASURES, *metrics.METRICS)
+    check_known(names, (*MEASURES, *metrics.METRICS), "--metrics")
     for name in names:
-        if name not in known:
-            raise ValueError(f"--metrics must be among {', '.join(known)}; got {name!r}.")
         if name == "sharpness" and len(data.x_shape) != 3:
             raise ValueError(
                 f"--metrics sharpness needs images; x has shape {data.x_shape}. Leave it out."
@@ -193,6 +210,15 @@ def check_measures(names: Sequence[str], data: Data) -> list[str]:
                 f"--metrics {name} needs ground-truth factors that vary; the data have none. Leave it out."
             )
     return list(names)
+
+
+def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
+    """Refuse a name that is not among ``known``."""
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{what} must be among {', '.join(known)}; got {name!r}.{hint}")
 
 
 def _terms(codes: Codes) -> dict[str, Any]:
@@ -212,23 +238,29 @@ def _terms(codes: Codes) -> dict[str, Any]:
 
 
 def _latents(vae: VAE, codes: Codes) -> dict[str, Any]:
-    latents = codes.loc.shape[1]
-    out: dict[str, Any] = {"latents": latents, "kl_per_latent": None}
-    variance = codes.loc.var(0, correction=0)
-    if codes.kl_per_latent is not None:
-        out["kl_per_latent"] = codes.kl_per_latent.tolist()
-        active, out["idle_means"] = codes.kl_per_latent > ACTIVE_NATS, f"carry < {ACTIVE_NATS} nats"
+    loc, split = codes.loc.cpu().numpy(), codes.kl_per_latent
+    out: dict[str, Any] = {"latents": loc.shape[1]}
+    out["kl_per_latent"] = None if split is None else split.tolist()
+    details = metrics.active_units(loc, None if split is None else split.cpu().numpy()).details
+    if split is not None:
+        out["active_latents"] = details["active_by_kl_indices"]
+        out["idle_means"] = f"carry < {details['kl_threshold']} nats"
     else:
-        active = variance > ACTIVE_VARIANCE
-        out["idle_means"] = f"do not move with x (variance of posterior means < {ACTIVE_VARIANCE})"
-    out["active_units"] = int(active.sum())
-    out["moving_units"] = int((variance > ACTIVE_VARIANCE).sum())
-    out["signal_per_latent"] = (variance / codes.scale.square().mean(0)).tolist()
-    if latents > 2:
-        score = metrics.hoyer(codes.loc.cpu().numpy())
+        out["active_latents"] = details["active"]
+        least = details["variance_threshold"]
+        out["idle_means"] = f"do not move with x (variance of posterior means < {least})"
+    out["active_units"] = len(out["active_latents"])
+    signal = codes.loc.var(0, correction=0) / codes.scale.square().mean(0)
+    out["signal_per_latent"] = signal.tolist()
+    if loc.shape[1] > 2:
+        score = metrics.hoyer(loc)
+        if score.details["dimensions"] < 2:
+            return out  # it compares latents
         out["hoyer"], out["hoyer_null"] = score.value, score.details["null"]
+        out["hoyer_unnormalised"] = score.details["unnormalised"]
         out["hoyer_dead"] = score.details["dead"]
-        out["hoyer_prior"] = metrics.hoyer(vae.p_z().sample((10_000,)).cpu().numpy()).value
+        prior = vae.p_z().sample((10_000,))[:, score.details["kept"]]  # the same latents
+        out["hoyer_prior"] = metrics.hoyer(prior.cpu().numpy()).value
     return out
 
 
@@ -252,15 +284,10 @@ def _log_marginal(subject: _Subject) -> dict[str, Any]:
     affordable = _DECODED_ENTRIES // (n_samples * int(np.prod(data.x_shape)))
     n = min(len(data), subject.n_rows or max(100, affordable))
     rows = data.subset(np.linspace(0, len(data) - 1, n).astype(np.int64))
-    training = vae.training
-    vae.eval()
-    values = []
-    try:
-        for x, labels in batches(vae, rows, subject.transform, _MARGINAL_BATCH):
-            values.append(log_marginal(vae, x, labels, n_samples=n_samples))
-            subject.progress(min(1.0, len(values) * _MARGINAL_BATCH / n))
-    finally:
-        vae.train(training)
+    values: list[Tensor] = []
+    for x, labels in batches(vae, rows, subject.transform, _MARGINAL_BATCH):
+        values.append(log_marginal(vae, x, labels, n_samples=n_samples))
+        subject.progress(min(1.0, len(values) * _MARGINAL_BATCH / n))
     log_p_x = torch.cat(values)
     return {
         "log_marginal": log_p_x.mean().item(),
@@ -288,14 +315,9 @@ def _sharpness(subject: _Subject) -> dict[str, Any]:
     n = min(len(data), _SHARPNESS_ROWS)
     rows = data.subset(np.linspace(0, len(data) - 1, n).astype(np.int64))
     shown, originals = [], []
-    training = vae.training
-    vae.eval()
-    try:
-        for x, labels in batches(vae, rows):
-            shown.append(vae.reconstruct(x, labels).clamp(0, 1).cpu().numpy())
-            originals.append(x.cpu().numpy())
-    finally:
-        vae.train(training)
+    for x, labels in batches(vae, rows, subject.transform):
+        shown.append(vae.reconstruct(x, labels).clamp(0, 1).cpu().numpy())
+        originals.append(x.cpu().numpy())
     return {
         "sharpness": metrics.sharpness(np.concatenate(shown)).value,
         "sharpness_data": metrics.sharpness(np.concatenate(originals)).value,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..vae import VAE
 
-_DECODED = 1 << 20  # entries of x decoded at a time: memory depends on neither K nor the rows
+_DECODED = 1 << 18  # entries of x decoded at a time: memory depends on neither K nor the rows
 
 
 def log_marginal(

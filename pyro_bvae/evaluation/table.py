@@ -51,7 +51,12 @@ def measures(metrics: dict[str, Any]) -> list[Measure]:
     ):
         add(key, label, note)
     for name, score in m.get("scores", {}).items():
-        rows.append(Measure(f"scores.{name}", _title(name), score["value"], None, ""))
+        details = score.get("details", {})
+        note = f"chance {details['chance']:.2g}" if "chance" in details else _NOTES.get(name, "")
+        rows.append(Measure(f"scores.{name}", _TITLES.get(name, name), score["value"], None, note))
+        if name == "dci":
+            for part, title in _DCI.items():
+                rows.append(Measure(f"scores.dci.{part}", title, details[part], None, ""))
     return rows
 
 
@@ -63,6 +68,8 @@ def _aggregate(m: dict[str, Any]) -> list[Measure]:
     name = m.get("divergence_name", "")
     if m.get("divergence") is not None:
         note = f"all {m['divergence_components']} rows as components"
+        half = m.get("divergence_at_half")
+        note += "" if half is None else f"; {half:.3g} at half of them"
         rows.append(Measure("divergence", _ESTIMATED.format(name), m["divergence"], None, note))
         by_name.pop(name, None)
     bounded = bool(m.get("information_bounded"))
@@ -72,7 +79,11 @@ def _aggregate(m: dict[str, Any]) -> list[Measure]:
         ("aggregate_kl", "KL(q(z) || p(z))", f"<=, {m_rows}" if bounded else m_rows),
         ("total_correlation", "total correlation of q(z)", m_rows),
         ("dimension_wise_kl", "sum_d KL(q(z_d) || p(z_d))", m_rows),
-        ("gaussian_total_correlation", "total correlation, Gaussian fit to the codes", ""),
+        (
+            "gaussian_total_correlation",
+            "total correlation, Gaussian",
+            "fit to posterior means, without their noise",
+        ),
         (
             "overlap",
             "overlap, points a code may belong to",
@@ -84,7 +95,7 @@ def _aggregate(m: dict[str, Any]) -> list[Measure]:
     # The other two are KL(q(z) || p(z)) and the total correlation above.
     for other in ("inclusive-kl", "mmd", "mmd-per-dim"):
         if by_name.get(other) is not None:
-            unit = "nats" if other == "inclusive-kl" else "no unit"
+            unit = "KL(p(z) || q(z))" if other == "inclusive-kl" else "no unit"
             key = f"divergences.{other}"
             rows.append(Measure(key, _ESTIMATED.format(other), by_name[other], None, unit))
     return rows
@@ -107,7 +118,11 @@ def _hoyer_note(m: dict[str, Any]) -> str:
     if m.get("hoyer") is None:
         return ""
     note = f"Gaussian {m['hoyer_null']:.3f}, prior {m['hoyer_prior']:.3f}"
-    return note + (f", {m['hoyer_dead']} dead latents left out" if m.get("hoyer_dead") else "")
+    return note + (
+        f", {m['hoyer_dead']} latents whose means do not move left out"
+        if m.get("hoyer_dead")
+        else ""
+    )
 
 
 def _sharpness_note(m: dict[str, Any]) -> str:
@@ -125,6 +140,14 @@ _TITLES = {
     "mcc": "MCC",
 }
 
-
-def _title(name: str) -> str:
-    return _TITLES.get(name, name)
+_DCI = {
+    "completeness": "DCI completeness",
+    "informativeness_test": "DCI informativeness, test accuracy",
+}
+_NOTES = {
+    "sap": "well below 1 for factors of many values, even of perfect codes",
+    "modularity": "high also for codes that know little of every factor",
+    "explicitness": "chance 0.5",
+    "irs": "above 0 for noise",
+    "mcc": "factors as numbers: their order counts",
+}

@@ -1,4 +1,4 @@
-"""What every picture of a model needs: its own noise, arrays, and a place to write to."""
+"""What every picture of a model needs: arrays, and a file that is whole or not there."""
 
 from __future__ import annotations
 
@@ -8,19 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
-
-from ..vae import VAE
-
-
-@contextmanager
-def own_noise(vae: VAE, seed: int) -> Iterator[None]:
-    """No gradients, a seed of its own, and the ambient generators left as they were."""
-    device = next(vae.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-        torch.manual_seed(seed)
-        yield
 
 
 def array(tensor: Tensor) -> np.ndarray:
@@ -28,23 +16,12 @@ def array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
-def check_place(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Make the folder of ``path`` and refuse a file that cannot be written, before any work.
-
-    Raises:
-        ValueError: another suffix.
-        OSError: no folder can be made there, or nothing written in it.
-    """
-    if path.suffix not in suffixes:
-        raise ValueError(f"--out must end in {' or '.join(suffixes)}; got {path.name!r}.")
-    reason = "it is a directory" if path.is_dir() else None
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name of the same suffix, which takes the place of ``path`` once all is written."""
+    temporary = path.with_name(f"{path.stem}.new{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror
-    if reason is None and not os.access(path if path.exists() else path.parent, os.W_OK):
-        reason = "Permission denied"
-    if reason is not None:
-        raise OSError(
-            f"--out must lie where one can write; got {path} ({reason}). Choose another place."
-        )
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -15,10 +15,10 @@ from ..datasets import Data
 from ..evaluation import Codes
 from ..training import Record
 from ..traversal import latent_order, manifold, prior_range
-from ..vae import VAE
-from .base import array, own_noise
+from ..vae import VAE, evaluating, vae_device
+from .base import array
 from .samples import draw_samples, labels_in_turn, samples_by_class
-from .traversals import Start, draw, walk
+from .traversals import PNG_COLUMNS, POINT_COLUMNS, Start, draw, traverse
 
 _SHOWN = 64  # images of data and samples
 _ROWS = 10  # latents in one picture, those that carry most
@@ -46,13 +46,8 @@ def write_figures(
     Returns:
         The files. The generator is left as it was.
     """
-    training = vae.training
-    vae.eval()
-    try:
-        with own_noise(vae, 0):
-            figures = _of_x(vae, train, test) | _of_z(vae, train, test, codes)
-    finally:
-        vae.train(training)
+    with evaluating(vae, seed=0):
+        figures = _of_x(vae, train, test) | _of_z(vae, train, test, codes)
     from .. import plots
 
     figures["training"] = plots.training_curves(history)
@@ -71,7 +66,7 @@ def _of_x(vae: VAE, train: Data, test: Data) -> dict[str, Any]:
     points = len(train.x_shape) == 1
     x, labels = _data(test, np.arange(min(len(test), 400 if points else 30)))
     given = torch.from_numpy(labels) if vae.n_classes and labels is not None else None
-    device = next(vae.parameters()).device
+    device = vae_device(vae)
     x_hat = vae.reconstruct(
         torch.from_numpy(x).to(device), None if given is None else given.to(device)
     )
@@ -104,8 +99,8 @@ def _of_z(vae: VAE, train: Data, test: Data, codes: Codes) -> dict[str, Any]:
     if latents > 2 or not points:
         first = _data(test, np.arange(1))[0][0]
         start = Start(codes.loc[0], "held-out example 0", first, label)
-        steps = 25 if points else 9  # a curve is smooth only if its points lie close
-        decoded = walk(vae, carried, start, steps, most=_ROWS)
+        steps = POINT_COLUMNS if points else PNG_COLUMNS
+        decoded = traverse(vae, carried, start, steps, most=_ROWS)
         figures["traversals"] = draw(decoded, _spread(train, 500)[0] if points else None)
     loc = array(codes.loc)
     if test.labels is not None and latents > 2 and not vae.n_classes:
@@ -180,14 +175,14 @@ def _aggregate(vae: VAE, test: Data, codes: Codes) -> Any:
     return plots.aggregate_posterior(
         loc[:, pair],
         scale[:, pair],
-        prior=_log_marginal(vae.p_z(), pair),
+        prior=_prior_density(vae.p_z(), pair),
         labels=test.labels,
         names=(f"z{pair[0]}", f"z{pair[1]}"),
         title=title,
     )
 
 
-def _log_marginal(p_z: Any, pair: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+def _prior_density(p_z: Any, pair: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
     """Log-density of the prior's two latents ``pair``, where it is known in closed form."""
     dims = torch.from_numpy(pair)
     base = getattr(p_z, "base_dist", None)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..vae import VAE
-from .base import array, check_place, own_noise
+from ..vae import VAE, evaluating, vae_device
+from ..writing import check_file
+from .base import array, replacing
 
 
 def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: int = 0) -> None:
@@ -21,10 +22,10 @@ def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: i
         OSError: nothing can be written there.
     """
     check_label(vae, label)
-    check_place(path, (".png", ".npz"))
+    check_file(path, (".png", ".npz"))
     from .. import plots
 
-    with own_noise(vae, seed):
+    with evaluating(vae, seed):
         labels = labels_in_turn(vae, n)
         if labels is not None and label is not None:
             labels = torch.full_like(labels, label)
@@ -33,12 +34,14 @@ def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: i
         arrays: dict[str, Any] = {"x": x}
         if labels is not None:
             arrays["labels"] = array(labels)
-        np.savez_compressed(path, **arrays)
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
         return
     title = "samples from the prior"
     if labels is not None:
         title += ", classes in turn" if label is None else f", class {label}"
-    plots.samples(x, title).savefig(path, dpi=150)
+    with replacing(path) as temporary:
+        plots.samples(x, title).savefig(temporary, dpi=150)
 
 
 def check_label(vae: VAE, label: int | None) -> None:
@@ -77,5 +80,4 @@ def draw_samples(vae: VAE, n: int, labels: Tensor | None) -> np.ndarray:
 
 def labels_in_turn(vae: VAE, n: int) -> Tensor | None:
     """0, 1, 2, ... over the classes of a conditional model, ``(n,)``; None for another."""
-    device = next(vae.parameters()).device
-    return torch.arange(n, device=device) % vae.n_classes if vae.n_classes else None
+    return torch.arange(n, device=vae_device(vae)) % vae.n_classes if vae.n_classes else None

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 
 from ..traversal import decode, latent_order, prior_range, traversal
-from ..vae import VAE
+from ..vae import VAE, evaluating, vae_device
+from ..writing import check_file
 from .animation import animate_images, animate_points
-from .base import array, check_place, own_noise
+from .base import array, replacing
 from .samples import check_label, draw_samples, labels_in_turn
 
 SPAN = 3.0
-_PNG_COLUMNS, _GIF_COLUMNS = 9, 16
+PNG_COLUMNS, _GIF_COLUMNS = 9, 16
+POINT_COLUMNS = 25  # a curve is smooth only if its points lie close
 
 
 class Start(NamedTuple):
@@ -28,7 +30,7 @@ class Start(NamedTuple):
     label: int | None = None
 
 
-class Walk(NamedTuple):
+class Traversal(NamedTuple):
     """A traversal, decoded and named."""
 
     x: np.ndarray  # (rows, columns, *x_shape)
@@ -59,7 +61,7 @@ def save_traversal(
         metrics: of the run, for the latents' order; see `latent_order`. Empty where it has none.
         examples: ``x``, ``loc`` and maybe ``labels`` of held-out rows; without them z starts at 0.
         example: which of their rows.
-        span: values go from -span to span. Default: see `walk`.
+        span: values go from -span to span. Default: see `traverse`.
         quantiles: values go from the prior's 1 % quantile to its 99 % quantile instead.
         columns: how many values, 9 by default; a GIF goes through 16 and back.
         active: only latents that carry something; see `latent_order`.
@@ -70,21 +72,26 @@ def save_traversal(
     """
     check_values(span, quantiles, columns)
     check_label(vae, label)
-    check_place(path, (".png", ".gif"))
     start = find_start(vae, examples, example, label)
-    columns = columns or (_GIF_COLUMNS if path.suffix == ".gif" else _PNG_COLUMNS)
-    path_of_x = walk(vae, metrics, start, columns, span, quantiles, active)
+    _order(metrics, start, active)
+    check_file(path, (".png", ".gif"))  # last, as it makes the folder
+    if columns is None:
+        still = PNG_COLUMNS if start.x is None or start.x.ndim > 1 else POINT_COLUMNS
+        columns = _GIF_COLUMNS if path.suffix == ".gif" else still
+    decoded = traverse(vae, metrics, start, columns, span, quantiles, active)
     reference = None
-    if path_of_x.x.ndim == 3:
-        with own_noise(vae, 0):
+    if decoded.x.ndim == 3:
+        with evaluating(vae, seed=0):
             reference = draw_samples(vae, 500, labels_in_turn(vae, 500))
-    if path.suffix == ".png":
-        draw(path_of_x, reference, "samples").savefig(path, dpi=150)
-    elif path_of_x.x.ndim == 3:
-        animate_points(path, draw(path_of_x, reference, "samples"), path_of_x.x, reference)
-    else:
-        names = [text.split("\n")[0] for text in path_of_x.row_labels]
-        animate_images(path, path_of_x.x, names, path_of_x.start)
+    with replacing(path) as temporary:
+        if path.suffix == ".png":
+            draw(decoded, reference, "samples").savefig(temporary, dpi=150)
+        elif decoded.x.ndim == 3:
+            figure = draw(decoded, reference, "samples")
+            animate_points(temporary, figure, decoded.x, reference)
+        else:
+            names = [text.split("\n")[0] for text in decoded.row_labels]
+            animate_images(temporary, decoded.x, names, decoded.start)
 
 
 def check_values(span: float | None, quantiles: bool, columns: int | None) -> None:
@@ -109,7 +116,7 @@ def find_start(
     Raises:
         ValueError: there is no such example.
     """
-    device = next(vae.parameters()).device
+    device = vae_device(vae)
     n = 0 if examples is None else len(examples["loc"])
     if not 0 <= example < max(n, 1):
         held = f"from 0 to {n - 1}" if n else "0, as this run holds none and starts at z = 0"
@@ -125,22 +132,22 @@ def find_start(
     return Start(z, f"held-out example {example}", examples["x"][example], label)
 
 
-def walk(
+def traverse(
     vae: VAE,
     metrics: Mapping[str, Any],
     start: Start,
-    columns: int = _PNG_COLUMNS,
+    columns: int = PNG_COLUMNS,
     span: float | None = None,
     quantiles: bool = False,
     active: bool = False,
     most: int | None = None,
-) -> Walk:
+) -> Traversal:
     """Decode the traversal of a picture.
 
     Without ``span`` and ``quantiles``, values go from -3 to 3 if the prior's latents all lie about
     as N(0, 1) does, else over the prior's quantiles: a prior of another scale has no use for -3.
     """
-    order, texts, how = latent_order({"latents": len(start.z), **metrics}, active)
+    order, texts, how = _order(metrics, start, active)
     if most is not None and len(order) > most:
         how += f", {most} of {len(order)}"
     order, texts = order[:most], texts[:most]
@@ -164,25 +171,33 @@ def walk(
     pair = None
     if start.x is not None:
         pair = np.stack([start.x, array(decode(vae, start.z, start.label))])
-    return Walk(x, texts, names, title, pair)
+    return Traversal(x, texts, names, title, pair)
 
 
-def draw(path: Walk, reference: np.ndarray | None = None, reference_label: str = "data") -> Any:
+def _order(
+    metrics: Mapping[str, Any], start: Start, active: bool
+) -> tuple[list[int], list[str], str]:
+    return latent_order({"latents": len(start.z), **metrics}, active)
+
+
+def draw(
+    decoded: Traversal, reference: np.ndarray | None = None, reference_label: str = "data"
+) -> Any:
     """The picture of a traversal: rows of images, or curves through points."""
     from .. import plots
 
-    if path.x.ndim == 3:
+    if decoded.x.ndim == 3:
         return plots.traversal_curves(
-            path.x,
-            path.row_labels,
-            path.column_labels,
-            start=None if path.start is None else path.start[0],
+            decoded.x,
+            decoded.row_labels,
+            decoded.column_labels,
+            start=None if decoded.start is None else decoded.start[0],
             reference=reference,
             reference_label=reference_label,
-            title=path.title,
+            title=decoded.title,
         )
-    x, names = path.x, path.column_labels
-    if path.start is not None:
-        first = np.broadcast_to(path.start, (len(x), *path.start.shape))
+    x, names = decoded.x, decoded.column_labels
+    if decoded.start is not None:
+        first = np.broadcast_to(decoded.start, (len(x), *decoded.start.shape))
         x, names = np.concatenate([first, x], 1), ["x", "recon.", *names]
-    return plots.traversals(x, path.row_labels, names, path.title)
+    return plots.traversals(x, decoded.row_labels, names, decoded.title)

@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from .activity import active_units
 from .alignment import irs, mcc, udr
+from .chen import mig_chen
 from .clusters import cluster_scores
 from .images import sharpness
-from .information import aam, gaussian_total_correlation, mig, mig_chen, modularity
+from .information import aam, gaussian_total_correlation, mig, modularity
 from .prediction import dci, explicitness, sap
 from .score import Score
 from .sparsity import hoyer

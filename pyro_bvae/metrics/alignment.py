@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import check_codes, check_pair, latent_blocks
+from .checks import check_codes, check_pair, latent_blocks, standardised
 from .score import Score
 
 QUANTILE = 0.99
@@ -44,12 +44,10 @@ def mcc(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0) -> Score:
     from scipy.optimize import linear_sum_assignment
 
     codes, _ = check_pair("mcc", codes, factors)
-    numbers = _standardised(np.asarray(factors, dtype=np.float64))
-    correlation = np.empty((codes.shape[1], numbers.shape[1]))
-    for block in latent_blocks(codes):
-        correlation[block] = np.abs(_standardised(codes[:, block]).T @ numbers) / len(codes)
+    correlation = correlations(codes, np.asarray(factors, dtype=np.float64))
     latents, columns = linear_sum_assignment(correlation, maximize=True)
-    per_factor, assigned = np.zeros(numbers.shape[1]), np.full(numbers.shape[1], None, dtype=object)
+    n_factors = correlation.shape[1]
+    per_factor, assigned = np.zeros(n_factors), np.full(n_factors, None, dtype=object)
     per_factor[columns], assigned[columns] = correlation[latents, columns], latents
     details = {"per_factor": per_factor.tolist(), "assigned": assigned.tolist(), "n": len(codes)}
     return Score(float(min(per_factor.mean(), 1.0)), details)
@@ -71,8 +69,9 @@ def irs(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0) -> Score:
         seed: nothing is drawn; all metrics take one.
 
     Returns:
-        Score: in [0, 1]; details ``per_code``, ``best`` (the factor of each code; both None for dead
-        codes), ``dead``, ``smallest_group`` (rows of the rarest value), ``n``.
+        Score: at most 1, and below 0 where a code deviates more within a value than from its mean over
+        all; details ``per_code``, ``best`` (the factor of each code; both None for dead codes), ``dead``,
+        ``smallest_group`` (rows of the rarest value), ``n``.
 
     References: Suter 2019, https://arxiv.org/abs/1811.00007, quantile and weights of Locatello 2019,
     https://arxiv.org/abs/1811.12359
@@ -156,7 +155,7 @@ def udr(
         mask = np.ptp(z, axis=0) > 0
         if kl is not None:
             mask &= mean_kl("udr", kl[i], z.shape[1]) > INFORMATIVE_KL
-        live.append(_standardised(_ranks(z[:, mask]) if method == "spearman" else z[:, mask]))
+        live.append(standardised(_ranks(z[:, mask]) if method == "spearman" else z[:, mask]))
     relate = _rank_correlations if method == "spearman" else _lasso_coefficients
     m = len(live)
     pairs = [[_agreement(relate(a, b)) if a is not b else None for b in live] for a in live]
@@ -183,13 +182,13 @@ def mean_kl(metric: str, kl: np.ndarray, latent_dim: int) -> np.ndarray:
     return kl if kl.ndim == 1 else kl.mean(0)
 
 
-def _standardised(columns: np.ndarray) -> np.ndarray:
-    """Mean 0 and variance 1 per column; 0 where it is constant."""
-    width = np.ptp(columns, axis=0)
-    live = width > 0
-    # by the range first, so that squares neither over- nor underflow
-    z = (columns - columns.mean(0)) * live / np.where(live, width, 1.0)
-    return z / np.where(live, z.std(0), 1.0)
+def correlations(codes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Absolute Pearson correlations ``(latent_dim, columns of numbers)``, 0 for constants."""
+    numbers = standardised(numbers)
+    out = np.empty((codes.shape[1], numbers.shape[1]))
+    for block in latent_blocks(codes):
+        out[block] = np.abs(standardised(codes[:, block]).T @ numbers) / len(codes)
+    return out
 
 
 def _rows_by_value(column: np.ndarray) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The boundary of every metric: codes and factors are checked once, and factor values numbered."""
+"""The boundary of every metric: codes and factors checked once, codes standardised at any scale."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-_BLOCK = (
-    1 << 21
-)  # numbers of one block of latents: raw pixels as codes would fill the memory at once
+LARGEST = 1e50
+"""Larger codes are refused: solvers take their fourth powers, and do not end where those overflow."""
+# numbers of one block of latents: raw pixels as codes would fill the memory at once
+_BLOCK = 1 << 21
 
 
 def check_codes(metric: str, codes: np.ndarray, what: str = "codes") -> np.ndarray:
@@ -16,7 +17,7 @@ def check_codes(metric: str, codes: np.ndarray, what: str = "codes") -> np.ndarr
 
     Raises:
         TypeError: they are no real numbers.
-        ValueError: another shape, no row, or a value that is not finite.
+        ValueError: another shape, no row, or a value that is not finite or above `LARGEST` in size.
     """
     codes = np.asarray(codes)
     if codes.dtype.kind not in "fiu":
@@ -34,6 +35,11 @@ def check_codes(metric: str, codes: np.ndarray, what: str = "codes") -> np.ndarr
         raise ValueError(
             f"{metric}: {what} must be finite; got {bad} NaN or infinite values, the first in row {row}. "
             "Drop those rows, or look at the model that made them."
+        )
+    size = max(codes.max(), -codes.min())
+    if size > LARGEST:
+        raise ValueError(
+            f"{metric}: {what} must be at most {LARGEST:g} in size; got {size:.4g}. Scale them down."
         )
     return codes
 
@@ -72,6 +78,34 @@ def check_pair(
             )
         numbered[:, k] = np.argsort(np.argsort(first))[inverse]
     return codes, numbered
+
+
+def spread(codes: np.ndarray, ddof: int = 0) -> np.ndarray:
+    """Standard deviation of each column ``(latent_dim,)``, exactly 0 where it is constant.
+
+    Computed plainly, that of a constant can be 1e-17, and that of tiny codes 0.
+
+    >>> spread(np.array([[0.1, 1e-200], [0.1, 3e-200], [0.1, 2e-200]]), ddof=1)
+    array([0.e+000, 1.e-200])
+    """
+    std = np.empty(codes.shape[1])
+    for block in latent_blocks(codes):
+        z = codes[:, block]
+        width = np.ptp(z, axis=0)
+        # by the range first, so that squares do not underflow
+        z = (z - z.mean(0)) / np.where(width > 0, width, 1.0)
+        std[block] = width * z.std(0, ddof=ddof)
+    return std
+
+
+def standardised(codes: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
+    """Codes of mean 0 and variance 1 per column, or with these of ``reference``; 0 where it is constant."""
+    reference = codes if reference is None else reference
+    std = spread(reference)
+    z = codes - reference.mean(0)
+    z *= std > 0
+    z /= np.where(std > 0, std, 1.0)
+    return z
 
 
 def latent_blocks(codes: np.ndarray) -> Iterator[slice]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
 import numpy as np
 from scipy.special import xlogy
 
-from .checks import check_codes, check_pair, latent_blocks
+from .checks import check_codes, check_pair, latent_blocks, standardised
 from .score import Score
 
 BIASED = 0.02
@@ -17,7 +16,6 @@ BIASED = 0.02
 COLLINEAR = 1e-12
 """Eigenvalues of a correlation matrix below this are rounding."""
 _ROUNDING = 1e-12  # nats: differences of entropies below this are no information
-_BLOCK = 1 << 16  # elements of one block of pairs: they stay in a CPU's second-level cache
 
 
 def mig(codes: np.ndarray, factors: np.ndarray, *, n_bins: int = 20, seed: int = 0) -> Score:
@@ -143,74 +141,6 @@ def mutual_information(
     return mi, occupied
 
 
-def mig_chen(
-    loc: np.ndarray,
-    scale: np.ndarray,
-    factors: np.ndarray,
-    *,
-    n_samples: int = 1000,
-    seed: int = 0,
-) -> Score:
-    """Mutual information gap of samples z of the posteriors N(loc, scale^2), higher is better.
-
-    I(z_j; v_k) = H(z_j) - H(z_j | v_k) with q(z_j) = (1/n) sum_i q(z_j | x_i), and q(z_j | v_k) the same
-    mean over the rows of that value; both entropies from the same samples, one each of ``n_samples``
-    rows drawn without replacement. Not comparable with `mig`, which bins the posterior means: noise in
-    z lowers I here. Where posteriors do not overlap, every code tells the row and with it every factor,
-    so all I tend to H(v) and the gap to 0.
-
-    Args:
-        loc: posterior means ``(n, latent_dim)``.
-        scale: posterior standard deviations, positive, the same shape.
-        factors: integer classes ``(n, n_factors)``.
-        n_samples: rows that give a sample, at most n.
-        seed: of the rows and of the noise.
-
-    Returns:
-        Score: at most 1, can fall below 0 by no more than noise; details ``per_factor``, ``best``,
-        ``entropies`` (nats), ``standard_error`` (of the value, from sampling), ``n_samples``, ``n``.
-
-    References: Chen 2018, appendix C, https://arxiv.org/abs/1802.04942
-    """
-    loc, numbered = check_pair("mig_chen", loc, factors)
-    scale = check_codes("mig_chen", scale, "scale")
-    if scale.shape != loc.shape or not (scale > 0).all():
-        raise ValueError(
-            f"mig_chen: scale must be positive and of shape {loc.shape}, that of loc; got shape "
-            f"{scale.shape}, smallest {scale.min():.4g}. Pass standard deviations."
-        )
-    if n_samples < 2:
-        raise ValueError(f"mig_chen: n_samples must be at least 2; got {n_samples}. Take 1000.")
-    rng = np.random.default_rng(seed)
-    rows = rng.permutation(len(loc))[:n_samples]
-    z = loc[rows] + scale[rows] * rng.standard_normal((len(rows), loc.shape[1]))
-    gains = np.empty(
-        (len(rows), *loc.shape[1:], numbered.shape[1])
-    )  # log q(z_j | v_k) - log q(z_j)
-    for j in range(loc.shape[1]):
-        marginal = _log_mixture(z[:, j], loc[:, j], scale[:, j])
-        for k, column in enumerate(numbered.T):
-            for value in range(column.max() + 1):
-                among, here = np.flatnonzero(column == value), column[rows] == value
-                given = _log_mixture(z[here, j], loc[among, j], scale[among, j])
-                gains[here, j, k] = given - marginal[here]
-    entropies = _entropies(numbered)
-    order = np.argsort(-gains.mean(0), axis=0)[
-        :2
-    ]  # the two most informative latents of each factor
-    largest = np.take_along_axis(gains, order[None], axis=1)
-    gap = largest[:, 0] - (largest[:, 1] if len(order) == 2 else 0.0)
-    details = {
-        "per_factor": (gap.mean(0) / entropies).tolist(),
-        "best": order[0].tolist(),
-        "entropies": entropies.tolist(),
-        "standard_error": float((gap / entropies).mean(1).std(ddof=1) / math.sqrt(len(rows))),
-        "n_samples": len(rows),
-        "n": len(loc),
-    }
-    return Score(float((gap / entropies).mean()), details)
-
-
 def gaussian_total_correlation(codes: np.ndarray) -> Score:
     """Total correlation of a Gaussian with the codes' covariance S, in nats; lower is better.
 
@@ -232,12 +162,8 @@ def gaussian_total_correlation(codes: np.ndarray) -> Score:
     0.0
     """
     codes = check_codes("gaussian_total_correlation", codes)
-    width, n = np.ptp(codes, axis=0), len(codes)
-    live = width > 0
-    z = (codes[:, live] - codes[:, live].mean(0)) / width[
-        live
-    ]  # squares neither over- nor underflow
-    z /= z.std(0)
+    live, n = np.ptp(codes, axis=0) > 0, len(codes)
+    z = standardised(codes[:, live])
     dim = z.shape[1]
     eigenvalues = np.linalg.eigvalsh(z.T @ z / n)
     value = -0.5 * float(np.log(np.maximum(eigenvalues, COLLINEAR)).sum())
@@ -259,7 +185,7 @@ def _information(
     if not isinstance(n_bins, (int, np.integer)) or n_bins < 2:
         raise ValueError(f"{metric}: n_bins must be an integer >= 2; got {n_bins!r}. Take 20.")
     mi, occupied = mutual_information(codes, factors, n_bins)
-    n, entropies = len(codes), _entropies(factors)
+    n, entropies = len(codes), factor_entropies(factors)
     # a factor's largest number is its number of values less one
     bias = factors.max(0) * (occupied.max() - 1) / (2 * n)
     worst = int((bias / entropies).argmax())
@@ -295,28 +221,11 @@ def _entropy(counts: np.ndarray) -> Any:
     return np.log(n) - xlogy(cells, cells).sum(-1) / n
 
 
-def _entropies(factors: np.ndarray) -> np.ndarray:
+def factor_entropies(factors: np.ndarray) -> np.ndarray:
+    """Plug-in entropies in nats of factors numbered from 0, ``(n_factors,)``."""
     return np.array([_entropy(np.bincount(column)) for column in factors.T])
 
 
 def _two_largest(mi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ranked = np.sort(np.vstack([mi, np.zeros((1, mi.shape[1]))]), axis=0)
     return ranked[-1], ranked[-2]
-
-
-def _log_mixture(z: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """log of the mean over components of N(z; loc, scale^2), ``(samples,)``, in bounded memory.
-
-    No log-sum-exp: each z is drawn from one of the components, so the sum cannot vanish.
-    """
-    out, weights = np.empty(len(z)), 1 / scale
-    step = max(1, _BLOCK // len(loc))
-    for start in range(0, len(z), step):
-        power = z[start : start + step, None] - loc  # (block, components)
-        power *= weights * math.sqrt(0.5)
-        power *= power
-        np.negative(power, out=power)
-        # exp of less is negligible beside the own component, and slow where it underflows
-        np.maximum(power, -60.0, out=power)
-        out[start : start + step] = np.exp(power, out=power) @ weights
-    return np.log(out) - math.log(len(loc) * math.sqrt(2 * math.pi))

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from .alignment import correlations
 from .boosting import boost
-from .checks import check_pair
+from .checks import check_pair, spread, standardised
 from .sampling import own_order, split_rows
 from .score import Score
 
@@ -147,9 +148,9 @@ def sap(
     >>> round(sap(factors * 1.0, factors, continuous=True).value, 2)
     1.0
     """
-    numbers = np.asarray(factors)
+    numbers = factors
     codes, factors = check_pair("sap", codes, factors)
-    live = np.flatnonzero([code.var() > DEAD_VARIANCE for code in codes.T])
+    live = np.flatnonzero(spread(codes) ** 2 > DEAD_VARIANCE)
     scores = np.zeros((codes.shape[1], factors.shape[1]))
     if continuous:
         if n_train is not None or n_test is not None:
@@ -157,9 +158,7 @@ def sap(
                 f"sap: n_train and n_test must be None where continuous is True, which correlates all "
                 f"rows; got {n_train} and {n_test}. Leave them out."
             )
-        attributes = numbers - numbers.mean(0)
-        for i in live:
-            scores[i] = _squared_correlation(codes[:, i], attributes)
+        scores[live] = correlations(codes[:, live], np.asarray(numbers, dtype=np.float64)) ** 2
         sizes = {"n": len(codes), "seed": seed}
     else:
         train, test = split_rows("sap", len(codes), n_train, n_test, np.random.default_rng(seed))
@@ -226,20 +225,15 @@ def explicitness(
     train, test = split_rows(
         "explicitness", len(codes), n_train, n_test, np.random.default_rng(seed)
     )
-    # A constant code can have a standard deviation of 1e-17, but its range is exactly 0.
-    live = np.flatnonzero(np.ptp(codes[train], axis=0) > 0)
-    x, x_test = codes[np.ix_(train, live)], codes[np.ix_(test, live)]
-    mean, std = x.mean(0), x.std(0)
-    for rows in (x, x_test):
-        rows -= mean
-        rows /= std
+    rows = codes[train]
+    x, x_test = standardised(rows), standardised(codes[test], rows)
     order, _ = own_order(x)
     x, x_test = x[:, order], x_test[:, order]
     auc, scored = [], []
     for factor in factors.T:
         likely = np.zeros((len(test), factor.max() + 1))
         seen = np.unique(factor[train])
-        if len(seen) > 1 and len(live):
+        if len(seen) > 1 and x.any():
             model = LogisticRegression(max_iter=MAX_ITER).fit(x, factor[train])
             likely[:, seen] = model.predict_proba(x_test)
         areas = _areas(likely, factor[test])
@@ -319,12 +313,6 @@ def _svm_accuracy(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.n
     # The primal form: twice as fast with more rows than columns, and no random start.
     model = LinearSVC(C=0.01, class_weight="balanced", dual=False, max_iter=MAX_ITER)
     return float(np.mean(model.fit(x[:, None], y).predict(x_test[:, None]) == y_test))
-
-
-def _squared_correlation(code: np.ndarray, attributes: np.ndarray) -> np.ndarray:
-    """Of one code ``(n,)`` with each centred attribute ``(n, n_factors)``."""
-    z = code - code.mean()
-    return (z @ attributes) ** 2 / ((z @ z) * (attributes**2).sum(0))
 
 
 def _areas(likely: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .checks import check_codes
+from .checks import check_codes, spread
 from .score import Score
 
 DEAD = 0.01
@@ -26,18 +26,19 @@ def hoyer(codes: np.ndarray, drop_dead: bool = True) -> Score:
 
     Returns:
         Score: NaN-free value, 0 where fewer than two dimensions live; details ``null`` (the expectation
-        for N(0, I) codes), ``dimensions``, ``dead``, ``unnormalised`` (without the division).
+        for N(0, I) codes), ``kept`` (their indices), ``dimensions`` (how many), ``dead``, and
+        ``unnormalised`` (without the division).
 
     >>> round(hoyer(np.eye(4)).value, 6)
     1.0
     """
     codes = check_codes("hoyer", codes)
-    std = codes.std(0)
-    # A constant code can have a standard deviation of 1e-17, but its range is exactly 0.
-    keep = std >= DEAD if drop_dead else np.ptp(codes, axis=0) > 0
+    std = spread(codes)
+    keep = std >= DEAD if drop_dead else std > 0
     live = codes[:, keep]
     details = {
         "null": gaussian_null(live.shape[1]),
+        "kept": np.flatnonzero(keep).tolist(),
         "dimensions": int(live.shape[1]),
         "dead": int((~keep).sum()),
         "unnormalised": _mean_hoyer(live),
@@ -57,9 +58,10 @@ def _mean_hoyer(codes: np.ndarray) -> float:
     dim = codes.shape[1]
     if dim < 2:
         return 0.0
-    norm = np.linalg.norm(codes, axis=1)
-    rows = norm > 0  # a code of zeros has no direction
+    rows = codes.any(1)  # a code of zeros has no direction
     if not rows.any():
         return 0.0
-    ratio = np.abs(codes[rows]).sum(1) / norm[rows]
+    size = np.abs(codes[rows])
+    size /= size.max(1, keepdims=True)  # so that squares do not underflow
+    ratio = size.sum(1) / np.linalg.norm(size, axis=1)
     return float((math.sqrt(dim) - ratio.mean()) / (math.sqrt(dim) - 1))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import check_pair
+from .checks import check_pair, spread
 from .sampling import SharedValue, check_size, own_order, shared_values
 from .score import Score
 
@@ -269,15 +269,13 @@ def _standardised(
     """Live codes in single precision, of mean 0 and variance 1 ``(n, n_live)``, and which they are."""
     n, latent_dim = codes.shape
     rows = rng.choice(n, n_variance, replace=False) if n_variance < n else np.arange(n)
-    mean, std, span = np.empty((3, latent_dim))
+    mean, std = np.empty((2, latent_dim))
     step = max(1, FLOATS_A_BLOCK // len(rows))
     for i in range(0, latent_dim, step):
         columns = slice(i, i + step)
         sample = codes[:, columns][rows]
-        mean[columns], std[columns] = sample.mean(0), sample.std(0, ddof=1)
-        span[columns] = np.ptp(sample, axis=0)
-    # A constant code can have a standard deviation of 1e-17, but its range is exactly 0.
-    live = np.flatnonzero((std >= min_std) & (span > 0))
+        mean[columns], std[columns] = sample.mean(0), spread(sample, ddof=1)
+    live = np.flatnonzero((std >= min_std) & (std > 0))
     table = np.empty((n, len(live)), dtype=np.float32)
     step = max(1, FLOATS_A_BLOCK // latent_dim)
     for i in range(0, n, step):

@@ -75,7 +75,9 @@ def traversal_curves(
     if start is not None:
         (at,) = project(_vectors("start", np.atleast_2d(start), d))
         ax.plot(*at, "x", ms=8, mew=2, color="black", label="x")
-    ax.set(xlabel=names[0], ylabel=names[1], aspect="equal" if d == 2 else "auto")
+    ax.set(xlabel=names[0], ylabel=names[1])
+    if d == 2:  # by the limits: a smaller box would push the labels out of the picture
+        ax.set_aspect("equal", adjustable="datalim")
     ax.figure.figure.legend(loc="outside right upper", fontsize=8, ncols=1 + len(x) // 20)
     return ax.figure.figure
 

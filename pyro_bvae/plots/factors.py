@@ -103,7 +103,8 @@ def position_maps(
 
     One range of colours, symmetric about 0, serves all panels; it holds 99 % of the cells. A cell
     without a row of the data is grey. Neighbouring values share a cell where there would be fewer
-    than eight rows a cell. The row factor grows downwards, as the rows of an image do.
+    than eight rows a cell, and are named by the first and the last: 4–7. The row factor grows downwards,
+    as the rows of an image do.
 
     Args:
         codes: `(n, latent_dim)`.
@@ -123,14 +124,13 @@ def position_maps(
         indices.append(index)
     merged = math.ceil(math.sqrt(8 * len(values[0]) * len(values[1]) / len(codes)))
     maps = _cell_means(codes[:, order], indices[0] // merged, indices[1] // merged)
-    n_columns = min(5, len(maps))
-    n_rows = -(-len(maps) // n_columns)
+    n_rows = -(-len(maps) // 5)
+    n_columns = -(-len(maps) // n_rows)
     figure = Figure(figsize=(1.7 * n_columns + 1.2, 1.8 * n_rows + 0.9), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
     limit = np.nanpercentile(np.abs(maps), 99) or 1.0
     rows, columns = maps.shape[1] * merged, maps.shape[2] * merged
-    top, left = values[0][0] - 0.5, values[1][0] - 0.5
-    extent = (left, left + columns, top + rows, top)
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)  # in places of the values, however far apart
     for ax in panels.flat[len(maps) :]:
         ax.set_visible(False)
     for ax, cells, text in zip(panels.flat, maps, texts, strict=False):
@@ -139,10 +139,13 @@ def position_maps(
         image = ax.imshow(cells, extent=extent, interpolation="none", aspect="auto", **style)
         ax.set_title(text, fontsize=8)
         ax.tick_params(labelsize=7)
+    panels[0, 0].set_yticks(*_ticks(values[0], merged))  # the panels share their axes
+    panels[0, 0].set_xticks(*_ticks(values[1], merged))
     figure.colorbar(image, ax=panels, label="mean code", extend="both")
     figure.supxlabel(names[1], fontsize=9)
     figure.supylabel(names[0], fontsize=9)
-    figure.suptitle(f"mean code over {names[1]} and {names[0]}", fontsize=11)
+    shared = f", {merged} × {merged} values a cell" if merged > 1 else ""
+    figure.suptitle(f"mean code over {names[1]} and {names[0]}{shared}", fontsize=11)
     return figure
 
 
@@ -164,6 +167,14 @@ def _response(codes: Array, factor: Array) -> tuple[Array, Array, Array]:
     values, index = np.unique(factor, return_inverse=True)
     groups = [codes[index == k] for k in range(len(values))]
     return values, np.stack([g.mean(0) for g in groups]), np.stack([g.std(0) for g in groups])
+
+
+def _ticks(values: Array, merged: int) -> tuple[list[float], list[str]]:
+    """Return places and names of at most four cells of ``merged`` neighbours each."""
+    cells = np.array_split(values, range(merged, len(values), merged))
+    shown = sorted({round(k) for k in np.linspace(0, len(cells) - 1, 4)})
+    names = ["–".join(f"{v:g}" for v in np.unique(cells[k][[0, -1]])) for k in shown]
+    return [k * merged + (merged - 1) / 2 for k in shown], names
 
 
 def _cell_means(codes: Array, rows: Array, columns: Array) -> Array:

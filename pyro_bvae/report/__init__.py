@@ -12,18 +12,18 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from ..vae import evaluating
+from ..writing import check_file
 from .decoder import Unsupported, live
 from .page import context
 from .pictures import SHRINKS, Picture, pictures
-from .tables import group
+from .tables import check_metrics, group
 from .walk import explore, live_decoder, strips
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def write_report(runs: Sequence[Run], out: str | Path) -> Path:
         ``out``.
 
     Raises:
-        ValueError: no run; another suffix; so many runs that their tables alone exceed `LIMIT`.
+        ValueError: no run; another suffix; measures that cannot be read; so many runs that their tables
+            alone exceed `LIMIT`.
         FileNotFoundError: a run whose training did not finish.
         OSError: the file cannot be written.
     """
@@ -58,46 +59,17 @@ def write_report(runs: Sequence[Run], out: str | Path) -> Path:
     runs = list({run.path.resolve(): run for run in runs}.values())
     if not runs:
         raise ValueError("report: runs must hold at least one; got none. Name a run directory.")
-    if out.suffix != ".html":
-        raise ValueError(f"report: --out must end in .html; got {out.name!r}.")
-    with _writable(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.is_dir():
-            raise IsADirectoryError(21, "it is a directory")
-    with _evaluating(runs):
+    for run in runs:
+        check_metrics(run)
+    check_file(out, (".html",))  # last, as it makes the folder
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(evaluating(run.vae, seed=0))
         text = _text(runs)
     temporary = out.with_name(out.name + ".new")
-    with _writable(out):
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, out)
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, out)
     return out
-
-
-@contextmanager
-def _writable(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"report: --out must lie where one can write; got {out} ({error.strerror}). "
-            "Choose another place."
-        ) from error
-
-
-@contextmanager
-def _evaluating(runs: Sequence[Run]) -> Iterator[None]:
-    """Models in evaluation mode, no gradients, and noise of its own."""
-    modes = [(run.vae, run.vae.training) for run in runs]
-    devices = {p.device for run in runs for p in run.vae.parameters() if p.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(list(devices)), torch.no_grad():
-            torch.manual_seed(0)
-            for vae, _ in modes:
-                vae.eval()
-            yield
-    finally:
-        for vae, mode in modes:
-            vae.train(mode)
 
 
 def _text(runs: Sequence[Run]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..likelihoods import SCALE_FLOOR, Bernoulli, ContinuousBernoulli, Laplace, Normal
 from ..networks import Decoder
-from ..vae import VAE
+from ..vae import VAE, vae_device
 
 MAX_PARAMETERS = 2_000_000
 MAX_MULTIPLICATIONS = 50_000_000
@@ -267,7 +267,7 @@ def _head(vae: VAE, size: int) -> dict[str, Any]:
         factor = math.sqrt(2) if isinstance(likelihood, Laplace) else 1.0
         if likelihood.per_pixel:
             return head | {"sd": "decoder", "floor": SCALE_FLOOR, "factor": factor}
-        loc = torch.zeros(1, 1, device=next(vae.decoder.parameters()).device)
+        loc = torch.zeros(1, 1, device=vae_device(vae))
         return head | {"sd": likelihood(loc, 1).stddev.item()}
     return head
 

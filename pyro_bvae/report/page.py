@@ -6,6 +6,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,8 +46,9 @@ def context(runs: Sequence[Run], groups: Sequence[Group]) -> dict[str, Any]:
         "comparable": together,
         "notes": _notes(runs, names),
         "rows_measured": _rows_measured(runs),
+        "other_rows": any(column.other_rows for column in columns),
         "errors": _errors(columns, groups),
-        "columns": _heads(columns, groups),
+        "columns": _heads(columns),
         "rows": rows,
         "charts": _charts(runs, names, of),
         "rate_distortion": _rate_distortion(runs, names, of)
@@ -71,7 +73,7 @@ def display_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _title(runs: Sequence[Run]) -> str:
-    datasets = " and ".join(sorted({run.config.dataset for run in runs}))
+    datasets = " and ".join(sorted({Path(run.config.dataset).name for run in runs}))
     if len(runs) > 1:
         return f"{len(runs)} runs on {datasets}"
     return f"{datasets}, {runs[0].config.prior} prior"
@@ -133,13 +135,12 @@ def _errors(columns: Sequence[Column], groups: Sequence[Group]) -> str:
     return text
 
 
-def _heads(columns: Sequence[Column], groups: Sequence[Group]) -> list[dict[str, Any]]:
-    place = {g.label: i % COLOURS for i, g in enumerate(groups)}
+def _heads(columns: Sequence[Column]) -> list[dict[str, Any]]:
     return [
         {
-            "label": column.label if column.baseline or len(groups) > 1 else "this model",
+            "label": column.label,
             "baseline": column.baseline,
-            "colour": place.get(column.label, 0),
+            "colour": column.group % COLOURS,
             "n": len(column.per_run),
         }
         for column in columns
@@ -181,14 +182,14 @@ def _rate_distortion(runs: Sequence[Run], names: Sequence[str], of: dict[int, in
 
 
 def _entry(run: Run, name: str) -> dict[str, Any]:
-    made = _environment(run)
+    made, seconds = _environment(run), run.metrics.get("training_seconds")
     command = made.get("command")
     where = [str(made[key]) for key in ("gpu", "device") if made.get(key)][:1]
     torch_version = [f"torch {made['torch']}"] if made.get("torch") else []
     return {
         "name": name,
         "seed": run.config.seed,
-        "seconds": f"{run.metrics.get('training_seconds', 0):.1f} s",
+        "seconds": "unknown" if seconds is None else f"{seconds:.1f} s",
         "machine": ", ".join(where + torch_version) or "unknown",
         "command": shlex.join(map(str, command)) if isinstance(command, list) else "unknown",
         "pictures": [],

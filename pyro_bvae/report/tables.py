@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..evaluation import Measure, measures
 if TYPE_CHECKING:
     from ..runs import Run
 
+_MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 _NOT_OF_THE_MODEL = ("seed", "data_dir", "device", "download")
 _COUNT = re.compile(r"of \d+")  # a note that belongs behind its number
 _NATS = {
@@ -35,11 +37,15 @@ _MEANING = {
     "components_used": "components of the prior that hold any row",
     "nmi": "agreement of components and classes; 1 is best",
     "ari": "agreement of components and classes, 0 by chance; 1 is best",
-    "silhouette": "how well apart the components' codes lie; 1 is best",
+    "silhouette": "how far apart the components' codes lie; 1 is best",
     "active_units": "latents that carry anything",
     "hoyer": "0 where all latents are alike, 1 where one is in use",
     "sharpness": "higher is sharper",
 }
+
+
+_LONGEST = 60
+"""Letters of a heading: a longer list of options gives way to the runs' names."""
 
 
 class Group(NamedTuple):
@@ -50,10 +56,12 @@ class Group(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of the table: a group's own rows, or a baseline measured beside them."""
+    """A column of the table: a group's model or a baseline, on its held-out rows or on others."""
 
     label: str
+    group: int
     baseline: bool
+    other_rows: bool
     per_run: list[dict[tuple[str, str], Measure]]
 
 
@@ -92,15 +100,43 @@ def group(runs: Sequence[Run]) -> list[Group]:
     labels = [_label(members[0], differing, unset=False) for members in groups]
     if len(groups) > 1 and (not all(labels) or len(set(labels)) < len(labels)):
         labels = [_label(members[0], differing, unset=True) for members in groups]
+    if max(map(len, labels)) > _LONGEST:  # of other data, say: the options follow in a table
+        labels = [_named(members) for members in groups]
     return [
         Group(label or ("this run" if len(members) == 1 else f"{len(members)} runs"), members)
         for label, members in zip(labels, groups, strict=True)
     ]
 
 
+def check_metrics(run: Run) -> None:
+    """Refuse a run whose metrics.json does not hold what the page needs.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: something is missing in it, or is not a number.
+    """
+    reason = _unusable(run.metrics)
+    if reason:
+        raise ValueError(
+            f"report: {run.path / 'metrics.json'} must hold the measures of a run; got {reason}. "
+            f"Measure it again: pyro-bvae evaluate {run.path}"
+        )
+
+
+def _unusable(metrics: dict[str, Any]) -> str:
+    for key in ("n", "kl", "log_px_z"):
+        if not isinstance(metrics.get(key), (int, float)):
+            return f"no number {key!r}"
+    try:
+        measures(metrics)
+    except _MALFORMED as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def table(groups: Sequence[Group]) -> tuple[list[Column], list[Row]]:
     """Every measure of every group: mean and standard error over its runs."""
-    columns = [column for g in groups for column in _columns(g, len(groups) > 1)]
+    columns = [c for i in range(len(groups)) for c in _columns(groups, i)]
     keys: dict[tuple[str, str], Measure] = {}
     for column in columns:
         for found in column.per_run:
@@ -112,13 +148,14 @@ def table(groups: Sequence[Group]) -> tuple[list[Column], list[Row]]:
 def summarise(values: Sequence[float], se: float | None) -> tuple[float, float | None, int]:
     """Mean of the finite ``values``, its standard error, and how many there are.
 
-    The standard error is that over ``values``, with n - 1; of a single one it is ``se``, its own.
+    The standard error is that over ``values``, with n - 1. A value given alone has ``se``, its own; one
+    left over of several has none, as it would be no error over runs.
     """
     finite = np.asarray([v for v in values if v is not None and math.isfinite(v)], float)
     if len(finite) == 0:
         return math.nan, None, 0
     if len(finite) == 1:
-        return float(finite[0]), se, 1
+        return float(finite[0]), se if len(values) == 1 else None, 1
     return float(finite.mean()), float(finite.std(ddof=1) / math.sqrt(len(finite))), len(finite)
 
 
@@ -185,6 +222,11 @@ def _label(run: Run, names: Sequence[str], unset: bool) -> str:
     return ", ".join(parts)
 
 
+def _named(members: Sequence[Run]) -> str:
+    more = f" and {len(members) - 1} more" if len(members) > 1 else ""
+    return members[0].path.name + more
+
+
 def _text(value: Any) -> str:
     if value is None:
         return "none"
@@ -197,32 +239,45 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _columns(g: Group, named: bool) -> list[Column]:
-    own = Column(g.label, False, [_keyed(run.metrics) for run in g.runs])
-    besides: dict[str, list[dict[tuple[str, str], Measure]]] = {}
-    for run in g.runs:
-        for path in sorted(run.path.glob("metrics-*.json")):
-            name = path.stem.removeprefix("metrics-")
-            besides.setdefault(name, []).append(_keyed(_read(path)))
-    label = f" ({g.label})" if named else ""
-    return [own, *(Column(name + label, True, found) for name, found in besides.items())]
+def _columns(groups: Sequence[Group], index: int) -> list[Column]:
+    """A group's own column, those of its model on other rows, and those of each baseline."""
+    g, many = groups[index], len(groups) > 1
+    own = [_keyed(run.metrics) for run in g.runs]
+    columns = [Column(g.label if many else "this model", index, False, False, own)]
+    besides = [_besides(run) for run in g.runs]
+    every = {pair for found in besides for pair in found}
+    pairs = sorted(every, key=lambda pair: (pair[0], pair[1] != "test", pair[1]))
+    names = {on: Path(on).name for _, on in pairs}
+    for baseline, on in pairs:
+        name = names[on] if list(names.values()).count(names[on]) == 1 else on
+        words = [f"baseline {baseline}" if baseline else "", f"on {name}" if on != "test" else ""]
+        label = " ".join(filter(None, words)) + (f" ({g.label})" if many else "")
+        found = [f[baseline, on] for f in besides if (baseline, on) in f]
+        columns.append(Column(label, index, bool(baseline), on != "test", found))
+    return columns
+
+
+def _besides(run: Run) -> dict[tuple[str, str], dict[tuple[str, str], Measure]]:
+    """What `measure_run` and `measure_baseline` wrote, by baseline ("" for the model) and rows."""
+    out: dict[tuple[str, str], dict[tuple[str, str], Measure]] = {}
+    for path in sorted(run.path.glob("metrics-*.json")):
+        try:
+            found = json.loads(path.read_text())
+            # A file of another origin has no format of ours.
+            if isinstance(found, dict) and type(found.get("format")) is int:
+                pair = str(found.get("baseline") or ""), str(found["on"])
+                out.setdefault(pair, _keyed(found))
+        except (OSError, *_MALFORMED) as error:
+            raise ValueError(
+                f"report: {path} must be JSON that evaluate wrote; {type(error).__name__}: {error}. "
+                "Restore or delete it."
+            ) from error
+    return out
 
 
 def _keyed(metrics: dict[str, Any]) -> dict[tuple[str, str], Measure]:
     # Under one key the label may name another quantity, as D of another kind: a row of its own.
     return {(measure.key, measure.label): measure for measure in measures(metrics)}
-
-
-def _read(path: Any) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"report: {path} must be JSON; {error}. Restore or delete it.") from error
-    if not isinstance(value, dict):
-        raise ValueError(
-            f"report: {path} must hold a JSON object; got {type(value).__name__}. Delete it."
-        )
-    return value
 
 
 def _in_order(keys: list[tuple[str, str]], columns: Sequence[Column]) -> list[tuple[str, str]]:
@@ -235,19 +290,29 @@ def _in_order(keys: list[tuple[str, str]], columns: Sequence[Column]) -> list[tu
 
 
 def _row(key: tuple[str, str], columns: Sequence[Column]) -> Row:
-    found = [[f[key] for f in c.per_run if key in f] for c in columns]
-    counts = [next((m.note for m in cell if _COUNT.fullmatch(m.note)), "") for cell in found]
-    notes = {m.note for cell in found for m in cell} - {*counts}
-    shared = notes.pop() if len(notes) == 1 else ""
+    found = [[f.get(key) for f in c.per_run] for c in columns]
+    notes = [{m.note for m in cell if m and m.note} for cell in found]
+    counts = [{note for note in own if _COUNT.fullmatch(note)} for own in notes]
+    notes = [own - count for own, count in zip(notes, counts, strict=True)]
+    bare = any(m and not m.note for cell in found for m in cell)
+    shared = [] if bare else _common({note for own in notes for note in own})
     cells = []
-    for column, cell, count in zip(columns, found, counts, strict=True):
-        value, se, n = summarise([m.value for m in cell], cell[0].se if cell else None)
-        text = f"{number(value, se)} {count}".strip()
-        if 0 < n < len(column.per_run):
-            text += f" ({n} of {len(column.per_run)} runs)"
-        own = {m.note for m in cell} - {count}
-        note = "" if shared or not own else own.pop() if len(own) == 1 else "by run"
-        cells.append(Cell(text, note))
+    for cell, own, count in zip(found, notes, counts, strict=True):
+        values = [m.value if m else math.nan for m in cell]
+        value, se, n = summarise(values, cell[0].se if cell[0] else None)
+        text = " ".join([number(value, se), *sorted(count)[:1]])
+        if 0 < n < len(cell):
+            text += f" ({n} of {len(cell)} runs)"
+        said = _common(own)
+        left = "; ".join(part for part in said if part not in shared)
+        cells.append(Cell(text, left if said or not own else "by run"))
     name, label = key
     unit = "nats" if name in _NATS or (name.startswith("diverg") and "mmd" not in label) else ""
-    return Row(" ".join(label.split()), unit, _MEANING.get(name, ""), shared, cells)
+    meaning = _MEANING.get(name, "")
+    return Row(" ".join(label.split()), unit, meaning, "; ".join(shared), cells)
+
+
+def _common(notes: set[str]) -> list[str]:
+    """The parts, between semicolons, that all ``notes`` share."""
+    parts = [note.split("; ") for note in sorted(notes)]
+    return [part for part in parts[0] if all(part in others for others in parts)] if parts else []
