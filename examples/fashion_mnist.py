@@ -112,9 +112,12 @@ def main() -> None:
         run = run_one(w, alpha, args)
         m = run.metrics
         seconds = m["training_seconds"] / len(run.history)
+        # Absent where fewer than two latents move: there is nothing to compare.
+        sparsity = [m.get(name, float("nan")) for name in ("hoyer", "hoyer_null", "hoyer_prior")]
         print(
             f"{w:4g} {alpha:6g} {m['log_px_z']:10.1f} {m['kl']:8.2f} {m['divergence']:8.4f} "
-            f"{m['hoyer']:8.3f} ({m['hoyer_null']:.3f}, {m['hoyer_prior']:.3f}) {seconds:16.1f}",
+            "{:8.3f} ({:.3f}, {:.3f})".format(*sparsity)
+            + f" {seconds:16.1f}",
             flush=True,
         )
 

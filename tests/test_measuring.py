@@ -120,6 +120,14 @@ def test_held_out_rows_measured_anew_and_further(run):
     assert again == m
 
 
+def test_the_run_s_own_seed_finds_what_training_found(run):
+    trained = run.metrics
+    m, _ = measure(run, measures=[])
+    # Two steps end within the warm-up of beta, and a loaded model has its configured one.
+    assert {k for k in trained if m[k] != trained[k]} == {"beta", "beta_norm"}
+    assert set(m) == set(trained) and m["divergence"] is not None
+
+
 def test_what_is_not_measured_again_is_kept(run):
     first, _ = measure(run, measures=["log-marginal", "mig"], n_samples=2)
     second, _ = measure(run, measures=["sharpness", "mcc"])

@@ -87,6 +87,9 @@ def evaluate(
     names = applicable(data) if measures is None else check_measures(measures, data)
     with evaluating(vae, seed):
         codes = codes or encode_data(vae, data, transform)
+        # Its own stream: the same follows whoever made the codes, and the noise of the codes does not
+        # come back in the samples of the prior they are compared with.
+        torch.manual_seed((seed + 1) % 2**32)
         out: dict[str, Any] = {"n": len(data), "seed": seed}
         out |= _terms(codes)
         if divergence is not None:
