@@ -263,7 +263,12 @@ def _check_out(path: Path) -> None:
 def _make_directory(config: Config, out: str | Path | None) -> Path:
     """The run directory, made; without a name the next free number, which nobody else can take."""
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"--out must lie where one can write; got {out} ({error.strerror}). Choose another place."
+            ) from error
         return Path(out)
     prior = config.prior.replace(":", "-").replace(".", "-")
     stem = f"{Path(config.dataset).stem or 'data'}-{prior}"

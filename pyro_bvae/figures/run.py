@@ -33,7 +33,7 @@ def write_figures(
     aggregate_posterior: diagonal Normal posteriors of two latents or more.
     manifold: two latents. traversals: images, or more than two latents.
     class_means: labels, more than two latents, and a model that is not conditional.
-    kl_per_latent: more than two latents, where the history holds their KL.
+    kl_per_latent: more than two latents, where the history holds their KL at two epochs or more.
     factor_responses: data with factors. position_maps: those with positions, see `_positions`.
 
     Args:
@@ -51,7 +51,8 @@ def write_figures(
     from .. import plots
 
     figures["training"] = plots.training_curves(history)
-    if codes.loc.shape[1] > 2 and any("test_kl_z0" in record for record in history):
+    measured = sum("test_kl_z0" in record for record in history)
+    if codes.loc.shape[1] > 2 and measured > 1:
         figures["kl_per_latent"] = plots.kl_per_latent(history)
     folder.mkdir(exist_ok=True)
     for name, figure in figures.items():
