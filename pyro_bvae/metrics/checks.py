@@ -66,7 +66,7 @@ def check_pair(
     if factors.ndim != 2 or len(factors) != len(codes) or not factors.shape[1]:
         raise ValueError(
             f"{metric}: factors must have shape ({len(codes)}, n_factors), a row for each code; got "
-            f"{factors.shape}. Give one column a factor."
+            f"{factors.shape}. Give a column for each factor."
         )
     numbered = np.empty(factors.shape, dtype=np.int64)
     for k, column in enumerate(factors.T):
