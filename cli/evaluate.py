@@ -12,6 +12,7 @@ import click
 from pyro_bvae.config import BASELINES
 
 from .errors import one_sentence
+from .options import trust
 from .table import echo_table
 
 
@@ -62,7 +63,7 @@ from .table import echo_table
     type=click.IntRange(0, 2**32 - 1),
     help="Of the noise and of the metrics' draws [default: the run's].",
 )
-@click.option("--trust", is_flag=True, help="Import the code of one's own that the run names.")
+@trust
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def command(run: str | None, codes: str | None, factors: str | None, **options: Any) -> None:
     """Measure a trained RUN on held-out data, or codes of any library against known factors.

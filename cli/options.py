@@ -14,6 +14,11 @@ from pyro_bvae.config import Config, flag
 _TYPES = {"int": int, "float": float, "str": str}
 
 
+trust = click.option(
+    "--trust", is_flag=True, help="Import the code of one's own that the run names."
+)
+
+
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for every field of `Config`, in its order."""
     for field in reversed(dataclasses.fields(Config)):

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .errors import one_sentence
+from .options import trust
 
 
 @click.command("report")
@@ -16,7 +17,7 @@ from .errors import one_sentence
     type=click.Path(),
     help="HTML file to write [default: RUN/report.html; ./report.html for several runs].",
 )
-@click.option("--trust", is_flag=True, help="Import the code of one's own that the runs name.")
+@trust
 def command(runs: tuple[str, ...], out: str | None, trust: bool) -> None:
     """Show trained RUNs in one HTML file: measures, curves, pictures, and a live traversal.
 

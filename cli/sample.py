@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .errors import one_sentence
+from .options import trust
 
 
 @click.command("sample")
@@ -31,7 +32,7 @@ from .errors import one_sentence
     type=click.Path(),
     help="PNG, or NPZ for the numbers [default: RUN/figures/samples-SEED.png].",
 )
-@click.option("--trust", is_flag=True, help="Import the code of one's own that the run names.")
+@trust
 def command(run: str, n: int, label: int | None, seed: int, out: str | None, trust: bool) -> None:
     """Draw z from the prior and show p(x|z) of a trained RUN."""
     with one_sentence():

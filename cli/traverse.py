@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .errors import one_sentence
+from .options import trust
 
 
 @click.command("traverse")
@@ -40,7 +41,7 @@ from .errors import one_sentence
     type=click.Path(),
     help="PNG, or GIF to see it move [default: RUN/figures/traversal-EXAMPLE.png].",
 )
-@click.option("--trust", is_flag=True, help="Import the code of one's own that the run names.")
+@trust
 def command(
     run: str,
     example: int,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from .figures import write_figures
 from .metrics import METRICS
 from .training import Record
 from .vae import VAE, evaluating, vae_device
-from .writing import write_json
+from .writing import replacing, write_json
 
 _EXAMPLES = 16
 _OF_TRAINING = ("rate_minus_log_batch", "training_seconds")  # what no evaluation can find again
@@ -310,7 +309,5 @@ def _write_examples(path: Path, vae: VAE, data: Data, transform: Transform, seed
     if labels is not None:
         tensors["labels"] = labels
     arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    temporary = path / "examples.npz.new"
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(temporary, path / "examples.npz")
+    with replacing(path / "examples.npz") as temporary:
+        np.savez_compressed(temporary, **arrays)

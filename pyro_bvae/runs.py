@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import platform
 import sys
 import textwrap
@@ -35,7 +34,7 @@ from .evaluation import encode_data, spaced
 from .measuring import measure
 from .training import Callback, Record, StepCallback, TrainingState, fit
 from .vae import VAE, evaluating, vae_device
-from .writing import check_directory, write_json
+from .writing import check_directory, replacing, write_json
 
 _EVALUATIONS = 30  # held-out measurements during a training
 _HELD_OUT_ROWS = 2000  # of each
@@ -226,9 +225,8 @@ class _Writer:
             "noise": torch.get_rng_state(),
             "noise_cuda": cuda,
         }
-        temporary = self.path / "checkpoint.pt.new"
-        torch.save(checkpoint, temporary)
-        os.replace(temporary, self.path / "checkpoint.pt")
+        with replacing(self.path / "checkpoint.pt") as temporary:
+            torch.save(checkpoint, temporary)
 
     def kept(self) -> str:
         """What an interrupted run leaves behind, as a sentence."""

@@ -124,7 +124,7 @@ def latent_order(
         texts = [f"z{k}  {value:.{1 if value >= 0.1 else 2}f} nats" for k, value in enumerate(kl)]
     elif signal is not None:
         values, how = signal, "ordered by Var(μ) / E(σ²)"
-        texts = [f"z{k}  {value:.3g}" for k, value in enumerate(signal)]
+        texts = [f"z{k}  signal {value:.3g}" for k, value in enumerate(signal)]
     else:
         values, how = [0.0] * metrics["latents"], "in their own order"
         texts = [f"z{k}" for k in range(len(values))]

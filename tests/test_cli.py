@@ -16,7 +16,7 @@ from pyro_bvae.cli.main import COMMANDS, main
 from pyro_bvae.cli.options import make_config
 
 from pyro_bvae import config as options
-from pyro_bvae import measuring, plots, runs
+from pyro_bvae import measuring, plots, runs, writing
 from pyro_bvae.config import Config, flag
 from pyro_bvae.vae import VAE
 
@@ -550,7 +550,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(name, here, monkeypatch):
 def test_bad_output_directories(out, sentence, here, monkeypatch):
     write_files(here)
     if out.startswith("locked"):
-        monkeypatch.setattr(runs.os, "access", lambda path, mode: False)
+        monkeypatch.setattr(writing.os, "access", lambda path, mode: False)
     before = sorted(here.rglob("*"))
     result = call("train", "--out", out, *FAST)
     assert result.exit_code == 2 and re.fullmatch(f"Error: {sentence}.*", message(result))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import pyro_bvae.runs as runs
-from pyro_bvae import measuring
+from pyro_bvae import measuring, writing
 from pyro_bvae.build import load, make_vae
 from pyro_bvae.config import FORMAT, Config
 from pyro_bvae.priors import Mixture
@@ -420,7 +420,7 @@ def test_parent_that_is_a_file_or_not_writable(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=sentence):
         train(Config(steps=1), tmp_path / "file" / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(runs.os, "access", lambda path, mode: False)
+        patch.setattr(writing.os, "access", lambda path, mode: False)
         with pytest.raises(PermissionError, match=sentence):
             train(Config(steps=1), tmp_path / "new" / "run")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -102,7 +102,7 @@ def test_latents_are_ordered_by_kl():
 def test_latents_are_ordered_by_signal_where_the_kl_does_not_split():
     metrics = {"latents": 2, "kl_per_latent": None, "signal_per_latent": [0.002, 62.93]}
     order, texts, how = latent_order(metrics)
-    assert (order, texts) == ([1, 0], ["z1  62.9", "z0  0.002"]) and "Var" in how
+    assert (order, texts) == ([1, 0], ["z1  signal 62.9", "z0  signal 0.002"]) and "Var" in how
     assert latent_order(metrics | {"active_latents": [0]}, active=True)[0] == [0]
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..vae import VAE, evaluating, vae_device
-from ..writing import check_file
-from .base import array, replacing
+from ..writing import check_file, replacing
+from .base import array
 
 
 def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: int = 0) -> None:

@@ -11,9 +11,9 @@ import torch
 
 from ..traversal import decode, latent_order, prior_range, traversal
 from ..vae import VAE, evaluating, vae_device
-from ..writing import check_file
+from ..writing import check_file, replacing
 from .animation import animate_images, animate_points
-from .base import array, replacing
+from .base import array
 from .samples import check_label, draw_samples, labels_in_turn
 
 SPAN = 3.0

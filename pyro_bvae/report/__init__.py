@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import resources
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..vae import evaluating
-from ..writing import check_file
+from ..writing import check_file, replacing
 from .decoder import Unsupported, live
 from .page import context
 from .pictures import SHRINKS, Picture, pictures
@@ -66,9 +65,8 @@ def write_report(runs: Sequence[Run], out: str | Path) -> Path:
         for run in runs:
             stack.enter_context(evaluating(run.vae, seed=0))
         text = _text(runs)
-    temporary = out.with_name(out.name + ".new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, out)
+    with replacing(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return out
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..traversal import decode, traversal
+from ..traversal import decode, latent_order, traversal
 from ..vae import VAE
 from .decoder import check, export, pack
 
@@ -132,26 +132,16 @@ def _ranges(draws: Tensor, within: Tensor) -> tuple[Array, Array]:
 
 def _latents(metrics: dict[str, Any], low: Array, high: Array) -> list[dict[str, Any]]:
     """One slider each, those that carry most first."""
-    notes, order = [""] * len(low), np.arange(len(low))
-    for key, text in (("kl_per_latent", "{} nats"), ("signal_per_latent", "signal {}")):
-        values = metrics.get(key)
-        if values is not None and len(values) == len(low):
-            order = np.argsort(-np.asarray(values), kind="stable")
-            notes = [text.format(_short(value)) for value in values]
-            break
+    order, texts, _ = latent_order({**metrics, "latents": len(low)})
     return [
         {
-            "index": int(i),
-            "note": notes[i],
-            "low": round(float(low[i]), 1),
-            "high": round(float(high[i]), 1),
+            "index": k,
+            "note": text.partition("  ")[2],
+            "low": round(float(low[k]), 1),
+            "high": round(float(high[k]), 1),
         }
-        for i in order
+        for k, text in zip(order, texts, strict=True)
     ]
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def _kind(x_shape: Sequence[int]) -> str:
