@@ -7,6 +7,7 @@ metrics.json      held-out measures after training
 examples.npz      some held-out rows and their posteriors
 environment.json  versions and hardware
 figures/          pictures
+report.html       one page of all this, which the command adds
 """
 
 from __future__ import annotations

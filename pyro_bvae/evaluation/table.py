@@ -24,22 +24,20 @@ def measures(metrics: dict[str, Any]) -> list[Measure]:
     Nats per example where no other unit is said.
     """
     m = metrics
-    rows: list[Measure] = []
-
-    def add(key: str, label: str, note: str = "") -> None:
-        if m.get(key) is not None:
-            rows.append(Measure(key, label, float(m[key]), m.get(f"{key}_se"), note))
-
     given, bound_on = "z", m.get("bound_on", "log p(x)")
     if bound_on == "log p(x|y)":
         given = "z, y"
     kl_note = "" if m.get("kl_estimator") == "closed form" else str(m.get("kl_estimator", ""))
-    add("log_px_z", f"E log p(x|{given})  (-distortion)")
-    add("kl", "KL(q(z|x) || p(z))  (rate)", kl_note)
-    add("elbo", f"ELBO at beta = 1, below {bound_on}")
-    add("log_marginal", f"{bound_on}, importance-weighted", _marginal_note(m))
+    rows = _present(
+        m,
+        ("log_px_z", f"E log p(x|{given})  (-distortion)", ""),
+        ("kl", "KL(q(z|x) || p(z))  (rate)", kl_note),
+        ("elbo", f"ELBO at beta = 1, below {bound_on}", ""),
+        ("log_marginal", f"{bound_on}, importance-weighted", _marginal_note(m)),
+    )
     rows += _aggregate(m)
-    for key, label, note in (
+    rows += _present(
+        m,
         ("purity", "cluster purity", ""),
         ("components_used", "components used", _of(m, "components")),
         ("nmi", "cluster NMI", ""),
@@ -48,8 +46,7 @@ def measures(metrics: dict[str, Any]) -> list[Measure]:
         ("active_units", _active(m), _of(m, "latents")),
         ("hoyer", "Hoyer sparsity", _hoyer_note(m)),
         ("sharpness", "sharpness of reconstructions", _sharpness_note(m)),
-    ):
-        add(key, label, note)
+    )
     for name, score in m.get("scores", {}).items():
         details = score.get("details", {})
         note = f"chance {details['chance']:.2g}" if "chance" in details else _NOTES.get(name, "")
@@ -58,6 +55,15 @@ def measures(metrics: dict[str, Any]) -> list[Measure]:
             for part, title in _DCI.items():
                 rows.append(Measure(f"scores.dci.{part}", title, details[part], None, ""))
     return rows
+
+
+def _present(m: dict[str, Any], *rows: tuple[str, str, str]) -> list[Measure]:
+    """Of rows of key, label and note, those that were measured."""
+    return [
+        Measure(key, label, float(m[key]), m.get(f"{key}_se"), note)
+        for key, label, note in rows
+        if m.get(key) is not None
+    ]
 
 
 def _aggregate(m: dict[str, Any]) -> list[Measure]:
@@ -74,7 +80,8 @@ def _aggregate(m: dict[str, Any]) -> list[Measure]:
         by_name.pop(name, None)
     bounded = bool(m.get("information_bounded"))
     log_m = f"log M = {m['log_components']:.2f}" if "log_components" in m else ""
-    for key, label, note in (
+    rows += _present(
+        m,
         ("mutual_information", "I(x; z)", f">=, {log_m} caps it" if bounded else log_m),
         ("aggregate_kl", "KL(q(z) || p(z))", f"<=, {m_rows}" if bounded else m_rows),
         ("total_correlation", "total correlation of q(z)", m_rows),
@@ -89,9 +96,7 @@ def _aggregate(m: dict[str, Any]) -> list[Measure]:
             "overlap, points a code may belong to",
             f"1 to {m.get('aggregate_components')}",
         ),
-    ):
-        if m.get(key) is not None:
-            rows.append(Measure(key, label, float(m[key]), m.get(f"{key}_se"), note))
+    )
     # The other two are KL(q(z) || p(z)) and the total correlation above.
     for other in ("inclusive-kl", "mmd", "mmd-per-dim"):
         if by_name.get(other) is not None:
