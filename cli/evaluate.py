@@ -9,10 +9,12 @@ from typing import Any
 
 import click
 
-from pyro_bvae.config import BASELINES
+from pyro_bvae.config import BASELINES, MEASURES, METRICS
+from pyro_bvae.writing import check_file, check_run, write_json
 
 from .errors import one_sentence
 from .options import trust
+from .process import tune_allocator
 from .table import echo_table
 
 
@@ -89,6 +91,9 @@ def _evaluate_run(run: str, names: list[str] | None, options: dict[str, Any]) ->
         _refuse(options, ("samples", "rows"), "beside --baseline")
     elif names is not None and "log-marginal" not in names:
         _refuse(options, ("samples", "rows"), "without --metrics log-marginal")
+    _check_names(names, of_codes=options["baseline"] is not None)
+    check_run(Path(run))
+    tune_allocator()
     from pyro_bvae.measuring import measure_baseline, measure_run
     from pyro_bvae.runs import load_run
 
@@ -128,8 +133,12 @@ def _evaluate_codes(
     _refuse(options, ("baseline", "rows", "samples", "trust"), "beside --codes")
     if options["on"] != "test":
         raise ValueError("--on has no meaning beside --codes. Leave it out.")
+    _check_names(names, of_codes=True)
+    from pyro_bvae.metrics.checks import check_array
+
+    check_array("--codes", Path(codes))
+    check_array("--factors", Path(factors))
     from pyro_bvae.measuring import measure_codes
-    from pyro_bvae.writing import check_file, write_json
 
     out = None if options["out"] is None else Path(options["out"])
     if out is not None:
@@ -143,6 +152,16 @@ def _evaluate_codes(
     if out is not None:
         write_json(out, m)
         click.echo(f"Wrote {out}")
+
+
+def _check_names(names: list[str] | None, of_codes: bool) -> None:
+    """Refuse unknown metrics before the seconds that importing torch takes."""
+    from pyro_bvae.metrics.checks import check_known
+
+    if of_codes:
+        check_known(names or (), METRICS, "--metrics of codes")
+    else:
+        check_known(names or (), (*MEASURES, *METRICS), "--metrics")
 
 
 def _echo(m: dict[str, Any], names: list[str] | None) -> None:

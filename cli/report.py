@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pyro_bvae.writing import check_run
+
 from .errors import one_sentence
 from .options import trust
 
@@ -29,6 +31,8 @@ def command(runs: tuple[str, ...], out: str | None, trust: bool) -> None:
     """
     default = Path(runs[0]) / "report.html" if len(runs) == 1 else Path("report.html")
     with one_sentence():
+        for run in runs:
+            check_run(Path(run))
         from pyro_bvae.report import write_report
         from pyro_bvae.runs import load_run
 

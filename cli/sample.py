@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pyro_bvae.writing import check_run
+
 from .errors import one_sentence
 from .options import trust
 
@@ -36,6 +38,7 @@ from .options import trust
 def command(run: str, n: int, label: int | None, seed: int, out: str | None, trust: bool) -> None:
     """Draw z from the prior and show p(x|z) of a trained RUN."""
     with one_sentence():
+        check_run(Path(run))
         from pyro_bvae.figures import save_samples
         from pyro_bvae.runs import load_run
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from pyro_bvae.config import Config
-
 from .errors import INTERRUPTED, fail, one_sentence
 from .options import config_options, make_config
+from .process import choose_threads, tune_allocator
 from .table import echo_table
 
 
@@ -38,7 +38,15 @@ def command(out: str | None, report: bool, quiet: bool, **values: Any) -> None:
     """
     with one_sentence():
         config = make_config(values)
-        _choose_threads(config)
+        # What needs no torch is refused before the seconds that importing it takes.
+        from pyro_bvae.datasets import find_loader
+        from pyro_bvae.writing import check_new_directory
+
+        find_loader(config.dataset)
+        if out is not None:
+            check_new_directory(Path(out))
+        tune_allocator()
+        choose_threads(config.resolved().network)
     from pyro_bvae.runs import train
 
     bar = _Bar(quiet)
@@ -67,15 +75,6 @@ def _write_report(run: Any) -> bool:
     return True
 
 
-def _choose_threads(config: Config) -> None:
-    """One thread for small networks: two cost more in waiting than they save."""
-    network = config.resolved().network
-    import torch
-
-    if network == "mlp":
-        torch.set_num_threads(1)
-
-
 class _Bar:
     """A progress bar with the terms of the last epoch."""
 
@@ -83,7 +82,7 @@ class _Bar:
         self.quiet = quiet
         self.bar: Any = None
 
-    def step(self, step: int, total: int, loss: float) -> None:
+    def step(self, step: int, total: int) -> None:
         if self.quiet:
             return
         if self.bar is None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pyro_bvae.writing import check_run
+
 from .errors import one_sentence
 from .options import trust
 
@@ -55,6 +57,7 @@ def command(
 ) -> None:
     """Move one latent of a trained RUN at a time and show what is decoded."""
     with one_sentence():
+        check_run(Path(run))
         from pyro_bvae.figures import save_traversal
         from pyro_bvae.runs import load_run
 

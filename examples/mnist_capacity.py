@@ -52,7 +52,7 @@ def main() -> None:
     steps_an_epoch = -(-len(built.train) // 64)
     rows: list[tuple[float, ...]] = []
 
-    def measure(step: int, total: int, loss: float) -> None:
+    def measure(step: int, total: int) -> None:
         last = step > total - steps_an_epoch
         if step % (100 if last else 400) == 0 or step == total:
             codes = encode_data(built.vae, held_out)

@@ -12,7 +12,9 @@ scale handler around the latent site, in the model and the guide (see `pyro_bvae
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+import operator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -52,7 +54,7 @@ class Parts(NamedTuple):
     terms: ElboTerms
     scaled_log_px_z: Tensor  # (batch,): s log p(x|z)
     scaled_kl: Tensor  # (batch,): beta s KL, each latent site under its own scale
-    scale: Tensor  # (): s
+    scale: Tensor | float  # (): s
 
 
 class _ModelInfer(Messenger):
@@ -76,6 +78,8 @@ class TermsELBO(TraceMeanField_ELBO):
 
     monte_carlo_sites: tuple[str, ...] = ()
     """The sites whose KL was estimated by samples when the terms were last computed."""
+    structure: Hashable = ()
+    """What of the program's shape hangs on numbers of this objective: `CompiledSVI` watches it."""
 
     def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> ElboTerms:
         """The unscaled terms for one batch: `ElboTerms`."""
@@ -131,8 +135,9 @@ class TermsELBO(TraceMeanField_ELBO):
         parts = [self._parts(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
         if len(parts) == 1:
             return parts[0]
-        mean = [torch.stack(group).mean(0) for group in zip(*map(_flat, parts), strict=True)]
-        return Parts(ElboTerms(*mean[:3]), *mean[3:])
+        flat = [(*part.terms, part.scaled_log_px_z, part.scaled_kl) for part in parts]
+        mean = [torch.stack(group).mean(0) for group in zip(*flat, strict=True)]
+        return Parts(ElboTerms(*mean[:3]), mean[3], mean[4], parts[0].scale)
 
     def _parts(self, model_trace: Any, guide_trace: Any) -> Parts:
         sites = [s for s in model_trace.nodes.values() if s["type"] == "sample"]
@@ -148,26 +153,31 @@ class TermsELBO(TraceMeanField_ELBO):
             if site["type"] == "sample" and name not in model_trace.nodes
         ]
         frame = self._batch_frame(sites + auxiliary)
-        log_px_z = scaled_log_px_z = torch.zeros(())
-        for site in observed:
-            value = site["unscaled_log_prob"]
-            log_px_z = log_px_z + self._per_example(value, 1.0, site["mask"], frame)
-            scaled_log_px_z = scaled_log_px_z + self._per_example(
-                value, site["scale"], site["mask"], frame
-            )
-        kl, scaled_kl = torch.zeros_like(log_px_z), torch.zeros_like(log_px_z)
+        log_px_z, scaled_log_px_z = self._totals(
+            [(site, site["unscaled_log_prob"]) for site in observed], frame
+        )
         self.monte_carlo_sites = ()
-        for guide_site, value in self._kls(model_trace, guide_trace):
-            mask, scale = guide_site["mask"], guide_site["scale"]
-            kl = kl + self._per_example(value, 1.0, mask, frame)
-            scaled_kl = scaled_kl + self._per_example(value, scale, mask, frame)
+        kls = list(self._kls(model_trace, guide_trace))
+        for guide_site, _ in kls:
             self._check_site(guide_site, observed[0]["scale"])
+        kl = scaled_kl = torch.zeros_like(log_px_z)
+        if kls:
+            kl, scaled_kl = self._totals(kls, frame)
         divergence = self._divergence(model_trace, guide_trace)
         if divergence is None:
             divergence = log_px_z.new_zeros(())
-        scale = torch.as_tensor(observed[0]["scale"], dtype=log_px_z.dtype).to(log_px_z.device)
+        scale = observed[0]["scale"]
         terms = ElboTerms(log_px_z, kl, divergence)
-        return Parts(terms, scaled_log_px_z, scaled_kl, scale.mean())
+        mean_scale = scale.mean().to(log_px_z) if isinstance(scale, Tensor) else float(scale)
+        return Parts(terms, scaled_log_px_z, scaled_kl, mean_scale)
+
+    def _totals(self, sites: list[tuple[Any, Tensor]], frame: Any) -> tuple[Tensor, Tensor]:
+        """The values of sites summed to ``(batch,)``: as they are, and under each site's scale."""
+        plain, scaled = [], []
+        for site, value in sites:
+            plain.append(self._per_example(value, 1.0, site["mask"], frame))
+            scaled.append(self._per_example(value, site["scale"], site["mask"], frame))
+        return functools.reduce(operator.add, plain), functools.reduce(operator.add, scaled)
 
     def _check_site(self, guide_site: Any, observed_scale: Tensor | float) -> None:
         """A hook for objectives that need something of a latent site."""
@@ -225,10 +235,6 @@ class TermsELBO(TraceMeanField_ELBO):
         return value.reshape(-1).expand(frame.size)
 
 
-def _flat(parts: Parts) -> tuple[Tensor, ...]:
-    return (*parts.terms, *parts[1:])
-
-
 class DecompositionELBO(TermsELBO):
     """E log p(x|z) - beta KL(q(z|x) || p(z)) - alpha D(q(z), p(z)) (Mathieu 2019).
 
@@ -266,6 +272,10 @@ class DecompositionELBO(TermsELBO):
         super().__init__(**options)
         self.alpha = alpha
         self.divergence, self.site, self.prior = divergence, site, prior
+
+    @property
+    def structure(self) -> Hashable:  # type: ignore[override]
+        return self.alpha == 0, self.divergence  # D is not computed, and draws nothing, at 0
 
     def _combine(self, parts: Parts) -> Tensor:
         loss = super()._combine(parts)

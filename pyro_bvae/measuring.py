@@ -28,9 +28,9 @@ from .evaluation import (
     spaced,
 )
 from .evaluation.codes import Transform
-from .evaluation.held_out import check_known
 from .figures import write_figures
 from .metrics import METRICS
+from .metrics.checks import check_known
 from .training import Record
 from .vae import VAE, evaluating, vae_device
 from .writing import replacing, write_json

@@ -35,7 +35,7 @@ from .evaluation import encode_data, spaced
 from .measuring import measure
 from .training import Callback, Record, StepCallback, TrainingState, fit
 from .vae import VAE, evaluating, vae_device
-from .writing import check_directory, replacing, write_json
+from .writing import check_directory, check_new_directory, check_run, replacing, write_json
 
 _EVALUATIONS = 30  # held-out measurements during a training
 _HELD_OUT_ROWS = 2000  # of each
@@ -108,7 +108,7 @@ def train(
         FloatingPointError, KeyboardInterrupt: training stopped early.
     """
     if out is not None:
-        _check_out(Path(out))
+        check_new_directory(Path(out))
     pyro.set_rng_seed(config.seed)
     built = build(config)
     path = _make_directory(config, out)
@@ -131,6 +131,7 @@ def train(
             callbacks=[writer, *callbacks],
             on_step=on_step,
             seed=c.seed,
+            compile=bool(c.compile),
         )
     except FloatingPointError as error:
         raise FloatingPointError(f"{error} {writer.kept()}") from error
@@ -250,15 +251,6 @@ def _held_out(built: Built) -> Record:
     return record
 
 
-def _check_out(path: Path) -> None:
-    """Refuse a place that holds something or cannot be written, before any work."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise FileExistsError(
-            f"--out must be a new or empty directory; {path} is not. Choose another name."
-        )
-    check_directory(path)
-
-
 def _make_directory(config: Config, out: str | Path | None) -> Path:
     """The run directory, made; without a name the next free number, which nobody else can take."""
     if out is not None:
@@ -315,12 +307,7 @@ def _read_config(path: Path) -> Config:
 
 
 def _read_json(path: Path, hint: str = "Is it a run?") -> dict[str, Any]:
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"load_run: {path.parent} must be a run's directory; it is none.")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"load_run: {path.parent} must hold {path.name}; it does not. {hint}"
-        )
+    check_run(path.parent, path.name, hint)
     try:
         value = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -7,7 +7,8 @@ a resumed run continues its schedules by itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,18 +52,17 @@ def cyclic(start: float, end: float, period: int, ramp: float = 0.5) -> Schedule
 
 
 class NonNegative:
-    """A finite number >= 0 kept as a 0-dim tensor at ``_name``, so that a captured program follows it.
+    """A finite number >= 0, kept twice: as a float, and as a 0-dim tensor at ``_name``.
 
-    Reading gives a float, assigning a number fills the tensor in place.
+    Reading gives the float, so that nothing waits for a device. Assigning fills the tensor in place, so
+    that a captured program, which reads the tensor, follows it.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
-            return self
-        return instance.__dict__["_" + self.name].item()
+        return self if instance is None else instance.__dict__[self.name]
 
     def __set__(self, instance: Any, value: float) -> None:
         number = float(value)
@@ -74,5 +74,23 @@ class NonNegative:
         if held is None:
             # float64 keeps what was typed (.1 stays .1); a 0-dim tensor does not promote a batch.
             instance.__dict__["_" + self.name] = torch.tensor(number, dtype=torch.float64)
-        else:
+        elif number != instance.__dict__[self.name]:
             held.fill_(number)
+        instance.__dict__[self.name] = number
+
+
+@contextmanager
+def numbers_on(device: torch.device, *owners: object) -> Iterator[None]:
+    """Keep the tensors of the owners' `NonNegative` numbers on ``device`` meanwhile."""
+    _move_numbers(owners, device)
+    try:
+        yield
+    finally:
+        _move_numbers(owners, torch.device("cpu"))
+
+
+def _move_numbers(owners: tuple[object, ...], device: torch.device) -> None:
+    for owner in owners:
+        for name in dir(type(owner)):
+            if isinstance(getattr(type(owner), name, None), NonNegative):
+                vars(owner)["_" + name] = vars(owner)["_" + name].to(device)

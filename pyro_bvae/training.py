@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
-import numpy as np
 import pyro
 import torch
-from pyro.infer import SVI
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.optim.adam import adam
 
-from .datasets import Data, to_float
-from .elbo import CapacityELBO, ElboTerms, TermsELBO
-from .schedules import NonNegative, Schedule
+from .datasets import Data
+from .datasets.batches import batches, starts
+from .elbo import CapacityELBO, TermsELBO
+from .schedules import NonNegative, Schedule, numbers_on
+from .svi import CompiledSVI
 from .vae import VAE, vae_device
 
 Record = dict[str, float]
@@ -34,7 +35,9 @@ class TrainingState(NamedTuple):
 
 
 Callback = Callable[[Record, TrainingState], object]
-StepCallback = Callable[[int, int, float], object]
+StepCallback = Callable[[int, int], object]
+
+_FLUSH = 20  # steps between two looks at their losses: each look waits for the device
 
 
 def fit(
@@ -52,6 +55,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     on_step: StepCallback | None = None,
     seed: int = 0,
+    compile: bool = False,
 ) -> list[Record]:
     """Train ``vae`` on ``data`` by stochastic variational inference with Adam.
 
@@ -73,9 +77,10 @@ def fit(
         transform: applied to each float batch on the device, e.g. ``torch.bernoulli`` for dynamic
             binarisation.
         callbacks: each is called after every epoch with that epoch's record and the `TrainingState`.
-        on_step: called after every step with the steps done, their total and the loss per example: a
-            progress bar.
+        on_step: called after every step with the steps done and their total: a progress bar.
         seed: of the data order.
+        compile: capture and compile the step, see `CompiledSVI`: the same numbers to float rounding,
+            faster after some ten seconds to a minute of start-up. It needs a C++ compiler.
 
     Returns:
         One record per epoch: ``step``, ``epoch``, ``seconds``, the means over its steps of ``loss``,
@@ -92,20 +97,20 @@ def fit(
     """
     total = _check(data, objective, epochs, steps, batch_size, lr, schedules)
     generator = torch.Generator().manual_seed(seed)
-    optim = JointAdam(vae.parameters(), lr=lr, amsgrad=amsgrad)
     history: list[Record] = []
-    tally = _Tally(objective)
-    svi = SVI(vae.model, vae.guide, optim, loss=tally.loss, loss_and_grads=tally.loss_and_grads)
     device = vae_device(vae)
-    batches = _batches(data, batch_size, generator, device, vae.n_classes > 0)
+    tally = _Tally(objective, device)
+    optim = JointAdam(vae.parameters(), lr=lr, amsgrad=amsgrad, hold=tally.bad)
+    svi = CompiledSVI(vae.model, vae.guide, optim, tally, compile=compile)
+    epochs_of_batches = batches(data, batch_size, generator, device, vae.n_classes > 0)
     vae.train()
     # A store of its own: pyro.module finds names of an earlier model in the global one, and its
     # parameters would be trained in place of ours.
-    with pyro.get_param_store().scope():
+    with pyro.get_param_store().scope(), numbers_on(device, vae, objective):
         step = epoch = 0
         start = time.perf_counter()
         while step < total:
-            for x, labels in next(batches):
+            for x, labels in next(epochs_of_batches):
                 for name, schedule in (schedules or {}).items():
                     setattr(vae if name == "beta" else objective, name, schedule(step))
                 if transform is not None:
@@ -113,10 +118,11 @@ def fit(
                 # Shapes and values are validated at the first step; checking every step costs as much
                 # as a small network.
                 with pyro.validation_enabled(step == 0):
-                    loss = svi.step(x, labels)
+                    svi.update(x, labels)
+                tally.keep(step)
                 step += 1
                 if on_step is not None:
-                    on_step(step, total, loss)
+                    on_step(step, total)
                 if step == total:
                     break
             epoch += 1
@@ -168,107 +174,128 @@ def _check(
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
     """Optimiser steps in one pass over ``n`` rows."""
-    return len(_starts(n, batch_size))
-
-
-def _starts(n: int, batch_size: int) -> range:
-    """Where each batch of an epoch begins."""
-    last = n - 1 if batch_size > 1 and n % batch_size == 1 and n > 1 else n
-    return range(0, last, batch_size)
-
-
-def _batches(
-    data: Data,
-    batch_size: int,
-    generator: torch.Generator,
-    device: torch.device,
-    with_labels: bool,
-) -> Iterator[Iterator[tuple[Tensor, Tensor | None]]]:
-    """Epoch after epoch, its batches: x float ``(batch, *x_shape)`` and labels, on ``device``."""
-    if with_labels and data.labels is None:
-        raise ValueError("fit: data must have labels for a conditional model; got none.")
-    resident = _tensor(data.x).to(device) if data.resident else None
-    labels = _tensor(data.labels).to(device) if with_labels else None
-
-    def epoch() -> Iterator[tuple[Tensor, Tensor | None]]:
-        order = torch.randperm(len(data), generator=generator)
-        for start in _starts(len(data), batch_size):
-            rows = order[start : start + batch_size]
-            if resident is not None:
-                x = resident[rows.to(device)]
-            else:
-                x = _tensor(data.batch(rows.numpy())).to(device)
-            yield to_float(x), None if labels is None else labels[rows.to(device)]
-
-    while True:
-        yield epoch()
-
-
-def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    return len(starts(n, batch_size))
 
 
 class JointAdam(PyroOptim):
-    """One fused ``torch.optim.Adam`` over all parameters, for Pyro's SVI.
+    """One fused Adam over all parameters, for Pyro's SVI: `torch.optim.Adam`, as torch's own function.
 
-    Pyro's own wrapper keeps an optimiser per tensor: five times slower on a small network.
+    Pyro's wrapper keeps an optimiser per tensor, five times slower on a small network; and the first
+    `torch.optim.Optimizer` of a process imports torch's compiler, which takes seconds.
+
+    Args:
+        parameters: what to train.
+        lr: learning rate.
+        amsgrad: the AMSGrad variant.
+        hold: a tensor ``()`` on the parameters' device; while it is 1, steps change nothing.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], **options: Any) -> None:
-        super().__init__(torch.optim.Adam, options)
-        self.adam = torch.optim.Adam(parameters, fused=True, **options)
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        *,
+        lr: float,
+        amsgrad: bool = False,
+        hold: Tensor | None = None,
+    ) -> None:
+        super().__init__(torch.optim.Adam, {"lr": lr, "amsgrad": amsgrad})
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.lr, self.amsgrad, self.hold = lr, amsgrad, hold
+        self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
 
+    @torch.no_grad()
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self.adam.step()
+        used = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        if not used:
+            return
+        states = [self._state(i) for i in used]
+        adam(
+            [self.parameters[i] for i in used],
+            [cast(Tensor, self.parameters[i].grad) for i in used],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["max_exp_avg_sq"] for state in states if self.amsgrad],
+            [state["step"] for state in states],
+            fused=True, found_inf=self.hold, amsgrad=self.amsgrad, lr=self.lr,
+            beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, maximize=False,
+        )  # fmt: skip
+
+    def _state(self, i: int) -> dict[str, Tensor]:
+        if not self.state[i]:
+            p = self.parameters[i]
+            names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 2 + self.amsgrad]
+            self.state[i] = {"step": torch.zeros((), device=p.device)}
+            self.state[i] |= {name: torch.zeros_like(p.detach()) for name in names}
+        return self.state[i]
 
     def get_state(self) -> dict[str, Any]:
-        return self.adam.state_dict()
+        """In the form of ``torch.optim.Adam.state_dict()``."""
+        group = {"lr": self.lr, "amsgrad": self.amsgrad, "params": list(range(len(self.state)))}
+        return {"state": dict(enumerate(self.state)), "param_groups": [group]}
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
-        self.adam.load_state_dict(state_dict)
+        with torch.no_grad():
+            for i, values in state_dict["state"].items():
+                for name, value in values.items():
+                    self._state(i)[name].copy_(value)
 
 
 class _Tally:
-    """The loss per example for Pyro's SVI, and the sums of its terms since the last record."""
+    """The loss per example, as a function for `CompiledSVI`, and the means of its terms.
 
-    def __init__(self, objective: TermsELBO) -> None:
+    The terms of each step stay on the device until some steps are read at once.
+    """
+
+    names = ("loss", "log_px_z", "kl", "divergence")
+
+    def __init__(self, objective: TermsELBO, device: torch.device) -> None:
         self.objective = objective
-        self.total_steps = 0
+        self.latest = torch.zeros(len(self.names), dtype=torch.float64, device=device)
+        self.kept = torch.zeros(_FLUSH, len(self.names), dtype=torch.float64, device=device)
+        # 1 from the first loss that is not finite: Adam then leaves the parameters as they are.
+        self.bad = torch.zeros((), device=device)
+        self.steps: list[tuple[int, bool]] = []  # of the rows kept: the step, and whether D was on
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}  # not all alike: D is there only where alpha > 0
 
-    def loss(self, model: Any, guide: Any, x: Tensor, labels: Tensor | None) -> float:
-        return self.objective.loss(model, guide, x, labels) / len(x)
+    @property
+    def structure(self) -> Hashable:
+        return self.objective.structure
 
-    def loss_and_grads(self, model: Any, guide: Any, x: Tensor, labels: Tensor | None) -> float:
+    def __call__(self, model: Any, guide: Any, x: Tensor, labels: Tensor | None) -> Tensor:
         total, terms = self.objective.loss_and_terms(model, guide, x, labels)
         loss = total / len(x)
-        value = loss.item()
-        self._add(value, terms)
-        loss.backward()
-        return value
+        means = (loss, terms.log_px_z.mean(), terms.kl.mean(), terms.divergence)
+        self.latest.copy_(torch.stack([value.detach() for value in means]))
+        self.bad.copy_(torch.maximum(self.bad, (~torch.isfinite(loss.detach())).to(self.bad.dtype)))
+        return loss
 
-    def _add(self, loss: float, terms: ElboTerms) -> None:
-        values = {
-            "loss": loss,
-            "log_px_z": terms.log_px_z.mean().item(),
-            "kl": terms.kl.mean().item(),
-        }
-        if getattr(self.objective, "alpha", 0) > 0:
-            values["divergence"] = terms.divergence.item()
-        if not math.isfinite(loss):
-            parts = ", ".join(f"{name}={value:.4g}" for name, value in values.items())
-            raise FloatingPointError(
-                f"fit: the loss must be finite; got {parts} at step {self.total_steps}. Lower the learning "
-                "rate, warm up or lower beta, alpha or gamma, or check the data's range."
-            )
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
-        self.total_steps += 1
+    def keep(self, step: int) -> None:
+        """Remember the terms of ``step``, which has just been taken."""
+        self.kept[len(self.steps)].copy_(self.latest)
+        self.steps.append((step, getattr(self.objective, "alpha", 0) > 0))
+        if len(self.steps) == _FLUSH:
+            self._flush()
+
+    def _flush(self) -> None:
+        for (step, divergence), row in zip(self.steps, self.kept.tolist(), strict=False):
+            values = dict(zip(self.names, row, strict=True))
+            if not divergence:
+                del values["divergence"]
+            if not math.isfinite(values["loss"]):
+                parts = ", ".join(f"{name}={value:.4g}" for name, value in values.items())
+                raise FloatingPointError(
+                    f"fit: the loss must be finite; got {parts} at step {step}. Lower the learning "
+                    "rate, warm up or lower beta, alpha or gamma, or check the data's range."
+                )
+            for name, value in values.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+                self.counts[name] = self.counts.get(name, 0) + 1
+        self.steps.clear()
 
     def record(self, vae: VAE, step: int, epoch: int, seconds: float, batch: int) -> Record:
         """Means since the last call, which are then forgotten."""
+        self._flush()
         record: Record = {"step": step, "epoch": epoch, "seconds": round(seconds, 6)}
         record |= {name: total / self.counts[name] for name, total in self.sums.items()}
         record["elbo"] = record["log_px_z"] - record["kl"]

@@ -9,7 +9,6 @@ from typing import Any, cast
 import pyro
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.scale_messenger import ScaleMessenger
@@ -154,7 +153,7 @@ class VAE(nn.Module):
         """p(x|z) for ``z (*batch, latent_dim)``: batch_shape ``batch``."""
         lead = z.shape[:-1]
         if self._check_labels(labels) is not None:
-            hot = F.one_hot(cast(Tensor, labels), self.n_classes).to(z.dtype)
+            hot = self._one_hot(cast(Tensor, labels), z)
             z = torch.cat([z, hot.expand(*lead, self.n_classes)], -1)
         # Networks take one batch dimension; vectorised particles bring more.
         out = self.decoder(z.reshape(-1, z.shape[-1]))
@@ -244,9 +243,13 @@ class VAE(nn.Module):
     def _encoder_input(self, x: Tensor, labels: Tensor | None) -> Tensor:
         if not self.encode_labels or self._check_labels(labels) is None:
             return x
-        hot = F.one_hot(cast(Tensor, labels), self.n_classes).to(x.dtype)
+        hot = self._one_hot(cast(Tensor, labels), x)
         planes = hot.reshape(*hot.shape, *(1 for _ in x.shape[2:]))
         return torch.cat([x, planes.expand(*hot.shape, *x.shape[2:])], 1)
+
+    def _one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
+        # F.one_hot reads the largest label, for which a GPU has to be waited for
+        return torch.eye(self.n_classes, dtype=like.dtype, device=like.device)[labels]
 
     def _check_labels(self, labels: Tensor | None) -> Tensor | None:
         if (labels is None) == (self.n_classes > 0):

@@ -47,6 +47,32 @@ def check_directory(path: Path) -> None:
         )
 
 
+def check_new_directory(path: Path) -> None:
+    """Refuse a directory that holds something or cannot be written, before any work.
+
+    Raises:
+        FileExistsError: a file, or a directory that is not empty.
+        PermissionError: nothing can be written there.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise FileExistsError(
+            f"--out must be a new or empty directory; {path} is not. Choose another name."
+        )
+    check_directory(path)
+
+
+def check_run(path: Path, name: str = "config.json", hint: str = "Is it a run?") -> None:
+    """Refuse a directory that is no run, or a run without the file ``name``.
+
+    Raises:
+        FileNotFoundError: one sentence, which ends in ``hint`` where the file is missing.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"load_run: {path} must be a run's directory; it is none.")
+    if not (path / name).is_file():
+        raise FileNotFoundError(f"load_run: {path} must hold {name}; it does not. {hint}")
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write ``value``, whole or not at all."""
     with replacing(path) as temporary:

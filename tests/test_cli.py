@@ -118,19 +118,6 @@ def conditional(tmp_path_factory):
 # Help
 
 
-@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)])
-def test_help_imports_no_torch(arguments):
-    code = (
-        "import sys; from pyro_bvae.cli.main import main; "
-        f"main([*{arguments!r}, '--help'], standalone_mode=False); "
-        "heavy = [m for m in ('torch', 'pyro', 'numpy', 'matplotlib') if m in sys.modules]; "
-        "print('heavy', heavy)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "heavy []", done.stderr
-    assert done.stdout.startswith("Usage: ")
-
-
 def test_group_help_names_every_command():
     text = call("--help").output
     assert all(re.search(rf"^  {name} +\S", text, re.M) for name in COMMANDS)

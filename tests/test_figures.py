@@ -11,7 +11,8 @@ from PIL import Image
 from pyro_bvae import plots
 from pyro_bvae.datasets import Data
 from pyro_bvae.evaluation import encode_data
-from pyro_bvae.figures import save_samples, save_traversal, write_figures
+from pyro_bvae.figures import run, save_samples, save_traversal, write_figures
+from pyro_bvae.figures.base import save_png
 from pyro_bvae.figures.run import _positions
 from pyro_bvae.figures.traversals import Start, draw, find_start, traverse
 from pyro_bvae.likelihoods import Bernoulli, Normal
@@ -38,7 +39,7 @@ def make_data(x_shape, labels=True, factors=None, names=()):
 @pytest.fixture
 def unsaved(monkeypatch):
     """Saving takes most of the time; the names are returned all the same."""
-    monkeypatch.setattr(Figure, "savefig", lambda *args, **options: None)
+    monkeypatch.setattr(run, "save_png", lambda *args: None)
 
 
 def names(tmp_path, vae, data, history=HISTORY):
@@ -243,6 +244,22 @@ def test_what_is_refused_leaves_no_folder(options, sentence, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_pixels_are_those_of_savefig(tmp_path):
+    def draw():
+        figure = Figure(figsize=(3, 2), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True)
+        image = axes[0].imshow(np.arange(6).reshape(2, 3))
+        axes[1].plot([0, 1e4], [1, 2], label="a name")
+        figure.colorbar(image, ax=axes, label="value")
+        figure.legend(loc="outside lower center")
+        return figure
+
+    draw().savefig(tmp_path / "twice.png", dpi=150)
+    save_png(draw(), tmp_path / "once.png")
+    twice, once = (Image.open(tmp_path / name).convert("RGB") for name in ("twice.png", "once.png"))
+    assert once.size == (450, 300) and np.array_equal(np.asarray(twice), np.asarray(once))
+
+
 @pytest.mark.parametrize("suffix", ["png", "gif", "npz"])
 def test_a_file_is_whole_or_stays_as_it_was(suffix, tmp_path, monkeypatch):
     def interrupted(place, *args, **options):
@@ -259,7 +276,6 @@ def test_a_file_is_whole_or_stays_as_it_was(suffix, tmp_path, monkeypatch):
             save_traversal(path, vae, {}, None, columns=2)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda self, place, **options: interrupted(place))
         patch.setattr(Image.Image, "save", lambda self, place, **options: interrupted(place))
         patch.setattr(np, "savez_compressed", interrupted)
         with pytest.raises(KeyboardInterrupt):

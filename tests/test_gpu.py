@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+import pyro
 import pytest
 import torch
 
@@ -57,3 +59,62 @@ def test_run_on_cuda_loads_on_the_cpu(tmp_path):
     torch.testing.assert_close(
         loaded.vae.encode(x), run.vae.encode(x.cuda()).cpu(), rtol=1e-4, atol=1e-5
     )
+
+
+PROGRAMS = {
+    "mixture, inclusive KL": {"prior": "mixture", "alpha": 1.0},
+    "spike-slab, MMD": {"prior": "spike-slab", "alpha": 1.0, "divergence": "mmd-per-dim"},
+    "beta-TCVAE": {"beta_tc": 4.0},
+    "capacity": {"gamma": 10.0, "capacity": 2.0},
+}
+
+
+@pytest.mark.parametrize("options", PROGRAMS.values(), ids=PROGRAMS)
+def test_compiled_training_is_the_eager_one(options):
+    histories = []
+    for compile in (False, True):
+        pyro.set_rng_seed(0)
+        built = build(Config(**options, steps=12, device="cuda"))
+        histories.append(
+            fit(
+                built.vae,
+                built.objective,
+                built.train,
+                steps=12,
+                batch_size=100,
+                schedules=built.schedules,
+                compile=compile,
+            )  # fmt: skip
+        )
+    for eager, compiled in zip(*histories, strict=True):
+        for name in eager.keys() - {"seconds"}:
+            assert compiled[name] == pytest.approx(eager[name], rel=1e-3, abs=1e-3), name
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("options", PROGRAMS.values(), ids=PROGRAMS)
+def test_a_step_waits_for_nothing(options, compile):
+    built = build(Config(**options, steps=12, device="cuda"))
+    data = built.train.subset(np.arange(400).repeat(4)[:1300])
+
+    def watch(step, total):  # from the fifth step, before the losses are first read
+        torch.cuda.set_sync_debug_mode("error" if 5 <= step < 12 else "default")
+
+    try:
+        fit(
+            built.vae, built.objective, data, steps=13, batch_size=100,
+            schedules=built.schedules, compile=compile, on_step=watch,
+        )  # fmt: skip
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_streamed_data_train_alike(monkeypatch):
+    losses = []
+    for free in (10**12, 0):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**12))
+        pyro.set_rng_seed(0)
+        built = build(Config(steps=8, device="cuda"))
+        history = fit(built.vae, built.objective, built.train, steps=8, batch_size=100)
+        losses.append([record["loss"] for record in history])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

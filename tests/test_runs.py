@@ -504,7 +504,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, without_figures, mo
     """A checkpoint due at every epoch does not replace a good one by a bad one."""
     monkeypatch.setattr(runs.time, "monotonic", iter(range(0, 10_000, 100)).__next__)
 
-    def poison(step, total, loss):
+    def poison(step, total):
         if step == 3:
             next(holder[0].parameters()).data.fill_(math.nan)
 

@@ -1,8 +1,9 @@
 """Schedules: hand values; numbers that refuse what is not one and stay the same tensor."""
 
 import pytest
+import torch
 
-from pyro_bvae.schedules import NonNegative, constant, cyclic, linear
+from pyro_bvae.schedules import NonNegative, constant, cyclic, linear, numbers_on
 
 
 class Objective:
@@ -59,3 +60,21 @@ def test_non_negative_refuses(value):
     with pytest.raises(ValueError, match=message):
         objective.alpha = value
     assert objective.alpha == 2.0
+
+
+def test_numbers_on_another_device_come_back():
+    class Narrower(Objective):
+        gamma = NonNegative()
+
+    objective = Narrower(2.0)
+    objective.gamma = 3.0
+    with pytest.raises(KeyError), numbers_on(torch.device("meta"), objective, object()):
+        assert all(vars(objective)[name].is_meta for name in ("_alpha", "_gamma"))
+        assert (objective.alpha, objective.gamma) == (2.0, 3.0)  # read without the device
+        vars(objective)["_alpha"] = torch.tensor(
+            2.0, dtype=torch.float64
+        )  # meta tensors hold nothing
+        vars(objective)["_gamma"] = torch.tensor(3.0, dtype=torch.float64)
+        raise KeyError
+    assert not vars(objective)["_alpha"].is_meta and not vars(objective)["_gamma"].is_meta
+    assert (objective.alpha, objective.gamma) == (2.0, 3.0)

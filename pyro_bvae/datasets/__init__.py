@@ -8,12 +8,13 @@ Example:
 
 from ._torchvision import import_torchvision
 from .data import Data, to_float
-from .loading import DATASETS, load_dataset, read_data
+from .loading import DATASETS, find_loader, load_dataset, read_data
 from .spirals import spirals
 
 __all__ = [
     "DATASETS",
     "Data",
+    "find_loader",
     "import_torchvision",
     "load_dataset",
     "read_data",

@@ -11,8 +11,10 @@ import importlib
 import re
 import sys
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _MISSING = re.compile(r"operator torchvision::(\w+) does not exist")
 _MAX_DECLARED = 16
@@ -37,6 +39,8 @@ def import_torchvision() -> ModuleType:
             if missing is None:
                 raise
         _forget_half_imported()
+        import torch
+
         # The schema is a placeholder: the operator has no kernel and is never called.
         library = torch.library.Library("torchvision", "FRAGMENT")
         library.define(f"{missing[1]}() -> ()")

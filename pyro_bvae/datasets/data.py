@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from .rows import Rows, Subset, is_resident
+
+if TYPE_CHECKING:
+    import torch
 
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
 
@@ -99,6 +102,8 @@ class Data:
         Returns:
             x float32 `(batch, *x_shape)`; labels int64 `(batch,)`, or None without labels.
         """
+        import torch
+
         x = torch.from_numpy(np.require(self.batch(rows), requirements=["C", "W"]))
         labels = None if self.labels is None else torch.from_numpy(self.labels[rows]).to(device)
         return to_float(x.to(device)), labels
@@ -216,8 +221,11 @@ def to_float(x: torch.Tensor) -> torch.Tensor:
         float32 `(batch, *x_shape)`: uint8 divided by 255 into [0, 1], others unchanged.
 
     Example:
+        >>> import torch
         >>> to_float(torch.tensor([0, 51, 255], dtype=torch.uint8))
         tensor([0.0000, 0.2000, 1.0000])
     """
+    import torch
+
     values = x.to(torch.float32)
     return values / 255 if x.dtype == torch.uint8 else values

@@ -78,10 +78,7 @@ def load_file(
 
 def read_file(path: Path, image_size: int | None = None) -> Data:
     """All rows of a file or folder, as `load_file` reads them."""
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path}: the file or folder must exist; got nothing there. Check the path."
-        )
+    check_there(path)
     if path.is_dir():
         return read_folder(path, image_size)
     readers = dict(zip(SUFFIXES, (_read_npy, _read_npz, _read_h5, _read_h5), strict=True))
@@ -93,6 +90,18 @@ def read_file(path: Path, image_size: int | None = None) -> Data:
         )
     x, labels, factors = reader(path)
     return _data(x, labels, factors, str(path), image_size)
+
+
+def check_there(path: Path) -> None:
+    """Refuse a path at which there is nothing.
+
+    Raises:
+        FileNotFoundError: one sentence.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: the file or folder must exist; got nothing there. Check the path."
+        )
 
 
 def load_array(

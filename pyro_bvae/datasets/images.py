@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from .data import Data
 from .rows import Mapped, Rows, is_resident
@@ -150,6 +149,8 @@ def _convert(rows: np.ndarray, *, channels_last: bool, binary: bool, owner: str)
 
 
 def _resize(rows: np.ndarray, *, size: int) -> np.ndarray:
+    import torch
+
     out = np.empty((*rows.shape[:2], size, size), rows.dtype)
     for start in range(0, len(rows), _CHUNK):
         # torch's antialiased uint8 kernel rounds as Pillow's does.

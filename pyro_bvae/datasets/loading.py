@@ -14,7 +14,7 @@ import numpy as np
 
 from .data import Data
 from .digits import load_digits
-from .files import load_array, load_file, read_file
+from .files import check_there, load_array, load_file, read_file
 from .images import binarize_static
 from .spirals import load_spirals
 from .torchvision_sets import load_fashion_mnist, load_mnist
@@ -73,7 +73,7 @@ def load_dataset(
         )
     if seed < 0:
         raise ValueError(f"load_dataset: seed must be 0 or more; got {seed}. Try --seed 0.")
-    name, loader = _find_loader(name_or_path)
+    name, loader = find_loader(name_or_path)
     accepted = inspect.signature(loader).parameters
     options: dict[str, Any] = {
         "data_dir": data_dir,
@@ -102,9 +102,15 @@ def read_data(path: str | Path, *, image_size: int | None = None, binarize: str 
     return binarize_static(data, str(path)) if binarize == "static" else data
 
 
-def _find_loader(
+def find_loader(
     source: str | Path | np.ndarray | tuple[np.ndarray, np.ndarray],
 ) -> tuple[str, Callable[..., tuple[Data, Data]]]:
+    """The name of a data set for errors, and its loader; nothing is read yet, and torch not imported.
+
+    Raises:
+        FileNotFoundError: no data set has this name, or nothing is at this path.
+        TypeError: neither a name, a path nor arrays.
+    """
     if isinstance(source, np.ndarray):
         return "array", partial(load_array, source)
     if isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], np.ndarray):
@@ -118,6 +124,7 @@ def _find_loader(
         return source, DATASETS[source]
     path = Path(source)
     if isinstance(source, Path) or path.exists() or path.suffix or len(path.parts) != 1:
+        check_there(path)
         return str(path), partial(load_file, path)
     close = difflib.get_close_matches(source, DATASETS, n=1)
     raise FileNotFoundError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..metrics.checks import check_pair
+from ..metrics.checks import check_array, check_pair
 
 
 def read_codes(codes: Path, factors: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -26,8 +26,7 @@ def read_codes(codes: Path, factors: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_array(option: str, path: Path, keys: tuple[str, ...]) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"{option} must name a .npy or .npz file; {path} is not there.")
+    check_array(option, path)
     rule = f"{option} must be a .npy file, or .npz with one array or one called {' or '.join(keys)}"
     try:
         with path.open("rb") as opened:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from torch import Tensor
 from .. import metrics
 from ..datasets import Data
 from ..divergences import inclusive_kl, mmd, mmd_per_dim
+from ..metrics.checks import check_known
 from ..vae import VAE, evaluating
 from .aggregate import aggregate_divergence, divergences, information, standard_error
 from .codes import Codes, Transform, batches, encode_data
@@ -213,15 +213,6 @@ def check_measures(names: Sequence[str], data: Data) -> list[str]:
                 f"--metrics {name} needs ground-truth factors that vary; the data have none. Leave it out."
             )
     return list(names)
-
-
-def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
-    """Refuse a name that is not among ``known``."""
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{what} must be among {', '.join(known)}; got {name!r}.{hint}")
 
 
 def _terms(codes: Codes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..vae import VAE, evaluating, vae_device
 from ..writing import check_file, replacing
-from .base import array
+from .base import array, save_png
 
 
 def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: int = 0) -> None:
@@ -41,7 +41,7 @@ def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: i
     if labels is not None:
         title += ", classes in turn" if label is None else f", class {label}"
     with replacing(path) as temporary:
-        plots.samples(x, title).savefig(temporary, dpi=150)
+        save_png(plots.samples(x, title), temporary)
 
 
 def check_label(vae: VAE, label: int | None) -> None:

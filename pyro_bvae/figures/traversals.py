@@ -13,7 +13,7 @@ from ..traversal import decode, latent_order, prior_range, traversal
 from ..vae import VAE, evaluating, vae_device
 from ..writing import check_file, replacing
 from .animation import animate_images, animate_points
-from .base import array
+from .base import array, save_png
 from .samples import check_label, draw_samples, labels_in_turn
 
 SPAN = 3.0
@@ -85,7 +85,7 @@ def save_traversal(
             reference = draw_samples(vae, 500, labels_in_turn(vae, 500))
     with replacing(path) as temporary:
         if path.suffix == ".png":
-            draw(decoded, reference, "samples").savefig(temporary, dpi=150)
+            save_png(draw(decoded, reference, "samples"), temporary)
         elif decoded.x.ndim == 3:
             figure = draw(decoded, reference, "samples")
             animate_points(temporary, figure, decoded.x, reference)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +12,29 @@ LARGEST = 1e50
 """Larger codes are refused: solvers take their fourth powers, and do not end where those overflow."""
 # numbers of one block of latents: raw pixels as codes would fill the memory at once
 _BLOCK = 1 << 21
+
+
+def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
+    """Refuse a name that is not among ``known``.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{what} must be among {', '.join(known)}; got {name!r}.{hint}")
+
+
+def check_array(option: str, path: Path) -> None:
+    """Refuse a file of codes or factors that is not there.
+
+    Raises:
+        FileNotFoundError: one sentence.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{option} must name a .npy or .npz file; {path} is not there.")
 
 
 def check_codes(metric: str, codes: np.ndarray, what: str = "codes") -> np.ndarray:

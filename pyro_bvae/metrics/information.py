@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-from scipy.special import xlogy
 
 from .checks import check_codes, check_pair, latent_blocks, standardised
 from .score import Score
@@ -216,6 +215,8 @@ def _bins(codes: np.ndarray, n_bins: int) -> np.ndarray:
 
 def _entropy(counts: np.ndarray) -> Any:
     """Plug-in entropy in nats of counts ``(..., cells)`` or ``(latents, bins, values)``."""
+    from scipy.special import xlogy
+
     cells = counts.reshape(len(counts), -1) if counts.ndim > 1 else counts
     n = cells.sum(-1)
     return np.log(n) - xlogy(cells, cells).sum(-1) / n

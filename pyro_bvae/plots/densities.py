@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from scipy.special import ndtr
 
 from .base import Array, Extent, checked_posterior, require
 from .points import scatter
@@ -31,6 +30,8 @@ def aggregate_density(loc: Array, scale: Array, extent: Extent, n: int = 300) ->
     Returns:
         Array `(n, n)`, rows from bottom to top; it integrates to the mass inside the extent.
     """
+    from scipy.special import ndtr
+
     loc, scale = checked_posterior(loc, scale)
     x, y = np.linspace(extent[0], extent[1], n + 1), np.linspace(extent[2], extent[3], n + 1)
     mass = np.zeros((n, n))

@@ -1,0 +1,68 @@
+"""Side-by-side CPU times, and where they were measured."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(jobs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median CPU seconds of each job, one call of every job a round.
+
+    CPU time, not wall time, and in turn: what else runs on the machine then disturbs all of them alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds):
+        for name, job in jobs.items():
+            start = time.process_time()
+            job()
+            seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_memory() -> int:
+    """Bytes of the process's largest resident set so far."""
+    import resource
+
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def hardware() -> dict[str, Any]:
+    """The machine and the versions of what was timed."""
+    import numpy
+    import pyro
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+        "numpy": numpy.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def write(name: str, rows: Any, out: Path | None, **settings: Any) -> Path:
+    """The rows as JSON, with their settings and the hardware."""
+    device = "cuda" if settings.get("device", "cpu").startswith("cuda") else "cpu"
+    path = out or RESULTS / f"{name}-{device}-{time.strftime('%Y-%m-%d')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"benchmark": name, **settings, "hardware": hardware(), "rows": rows}
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"Wrote {path}")
+    return path

@@ -1,0 +1,92 @@
+"""Batches of a `Data` on the device that trains, epoch after epoch, in an order that a generator fixes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .data import Data, to_float
+
+Batch = tuple[Tensor, Tensor | None]
+
+
+def batches(
+    data: Data,
+    batch_size: int,
+    generator: torch.Generator,
+    device: torch.device,
+    with_labels: bool = False,
+) -> Iterator[Iterator[Batch]]:
+    """Epoch after epoch, its batches: x float ``(batch, *x_shape)`` and labels, on ``device``.
+
+    Rows in memory are moved to the device once, as uint8 where they are, and gathered there. Rows on disk,
+    and rows that would take more than half of a GPU's free memory, are read one batch ahead by a
+    thread, through pinned memory. The batches are the same either way.
+
+    Args:
+        data: the rows.
+        batch_size: rows a batch; a last batch of one row is left out where batch_size > 1.
+        generator: of the order, advanced once an epoch.
+        device: where the batches go.
+        with_labels: give labels too; else None.
+
+    Raises:
+        ValueError: labels are asked for and there are none.
+    """
+    if with_labels and data.labels is None:
+        raise ValueError("fit: data must have labels for a conditional model; got none.")
+    labels = _tensor(data.labels).to(device) if with_labels else None
+    resident = _tensor(data.x).to(device) if _fits(data, device) else None
+
+    def epoch() -> Iterator[Batch]:
+        order = torch.randperm(len(data), generator=generator)
+        rows = [order[start : start + batch_size] for start in starts(len(data), batch_size)]
+        if resident is not None:
+            here = order.to(device)
+            own = [here[start : start + batch_size] for start in starts(len(data), batch_size)]
+            for part in own:
+                yield to_float(resident[part]), None if labels is None else labels[part]
+        else:
+            for part, x in zip(rows, _read_ahead(data, rows, device), strict=True):
+                yield to_float(x), None if labels is None else labels[part.to(device)]
+
+    while True:
+        yield epoch()
+
+
+def starts(n: int, batch_size: int) -> range:
+    """Where each batch of an epoch of ``n`` rows begins."""
+    last = n - 1 if batch_size > 1 and n % batch_size == 1 and n > 1 else n
+    return range(0, last, batch_size)
+
+
+def _fits(data: Data, device: torch.device) -> bool:
+    """Whether all of x may stay on ``device``."""
+    if not data.resident or device.type != "cuda":
+        return data.resident
+    size = int(np.prod(data.x.shape)) * data.x.dtype.itemsize
+    return size <= torch.cuda.mem_get_info(device)[0] / 2
+
+
+def _read_ahead(data: Data, parts: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The rows of each part on ``device``; while one is used, a thread reads the next."""
+
+    def read(rows: Tensor) -> Tensor:
+        x = _tensor(data.batch(rows.numpy()))
+        return x.pin_memory() if device.type == "cuda" else x
+
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(read, parts[0])
+        for rows in [*parts[1:], None]:
+            x = pending.result()
+            if rows is not None:
+                pending = pool.submit(read, rows)
+            yield x.to(device, non_blocking=True)
+
+
+def _tensor(array: object) -> Tensor:
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
