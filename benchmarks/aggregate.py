@@ -4,7 +4,7 @@
     python -m benchmarks.aggregate --quick    small batches: does it run?
 
 The direct forms are what one writes first: all pairs at once under autograd, n x B x D numbers. Memory is
-what the peak of a fresh process grows by, over all of value and gradient.
+what the peak of a fresh process grows by, over all of value and gradient (Linux).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import torch
 from pyro_bvae.cli.process import tune_allocator
 from torch import Tensor
 
-from pyro_bvae.divergences import DIVERGENCES, MMD_SCALES
+from pyro_bvae.divergences import DIVERGENCES
 
-from .timing import interleaved, peak_memory, write
+from .floors import WIDTHS, compiled_mmd
+from .timing import interleaved, write
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # z, loc, scale, samples of N(0, I) -> ()
-WIDTHS = tuple(2 * s for s in MMD_SCALES)
 _DIRECT_LIMIT = 6e9  # bytes that a direct form may take
 SIZES = ((500, 10), (500, 50), (2000, 50), (8000, 10), (8000, 50))
 SMALL = ((40, 3),)
@@ -44,14 +44,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    tune_allocator()
     if args.one:
         form, name, batch, latents = args.one
         print(json.dumps(measure_memory(form, name, int(batch), int(latents))))
         return
+    tune_allocator()
     sizes = SMALL if args.quick else SIZES
     times = [row for b, d in sizes for row in time_forms(b, d, args.quick, not args.eager)]
-    write("aggregate", {"time and memory": times, "accuracy": accuracy(args.quick)}, args.out)
+    rows = {"time and memory": times, "accuracy": accuracy(args.quick)}
+    write("aggregate", rows, args.out, args.quick)
 
 
 def log_q(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -130,10 +131,7 @@ def _ours(name: str) -> Form:
 
 
 def _compiled(z: Tensor, loc: Tensor, scale: Tensor, z_p: Tensor) -> Tensor:
-    value, gradient, _ = torch.ops.pyro_bvae.mmd_per_dim(
-        z.detach(), z_p, list(WIDTHS), [True, False]
-    )
-    return (z * gradient).sum() + (value - (z.detach() * gradient).sum())
+    return compiled_mmd(z, z_p)
 
 
 def form_of(kind: str, name: str) -> Form:
@@ -194,28 +192,21 @@ def fresh_memory(kind: str, name: str, batch: int, latents: int) -> int:
 
 
 def measure_memory(kind: str, name: str, batch: int, latents: int) -> int:
-    """Growth of the process's peak; a tiny job first, so that code and compiler are not counted."""
-    form = form_of(kind, name)
-    job(form, 8 if kind != "compiled" else batch, latents)()
-    if kind == "compiled":  # its own size had to be compiled: what the compiler took is the peak
-        return _resident_growth(job(form, batch, latents))
-    run = job(form, batch, latents)
-    before = peak_memory()
+    """Growth of the resident set at its peak, above what lay there before value and gradient.
+
+    What the compiled form compiles is not counted: it has run once before.
+    """
+    job(form_of(kind, name), batch if kind == "compiled" else 8, latents)()
+    run = job(form_of(kind, name), batch, latents)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak so far is forgotten
+    before = _peak()
     run()
-    return peak_memory() - before
+    return _peak() - before
 
 
-def _resident_growth(run: Any) -> int:
-    """Growth above the present size, where the peak so far lies higher; Linux resets it on demand."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmHWM")
-    run()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
+def _peak() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def accuracy(quick: bool) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from pyro_bvae.divergences import MMD_SCALES
 from pyro_bvae.pairwise import mean_log_mixture, mmd
 
 LOG_2_PI = math.log(2 * math.pi)
+WIDTHS = tuple(2 * s for s in MMD_SCALES)
 Sampled = tuple[
     Tensor, Tensor, Tensor, Tensor
 ]  # loss without D, z, loc, scale: summed over the batch
@@ -38,8 +39,9 @@ def standard_normal_bernoulli(vae: VAE, beta: float) -> Callable[[Tensor], Sampl
 
 def spike_slab_laplace(vae: VAE, beta: float) -> Callable[[Tensor], Sampled]:
     """Fashion-MNIST: KL by Monte Carlo, absolute error."""
-    log_weights = torch.tensor([0.8, 0.2]).log()
-    scales = torch.tensor([0.05, 1.0])
+    device = next(vae.parameters()).device
+    log_weights = torch.tensor([0.8, 0.2], device=device).log()
+    scales = torch.tensor([0.05, 1.0], device=device)
 
     def step(x: Tensor) -> Sampled:
         loc, scale = vae.encoder(x)
@@ -74,37 +76,48 @@ CENTRES = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 
 
 def log_four(z: Tensor) -> Tensor:
-    square = (z.unsqueeze(1) - CENTRES).square().sum(2) / 0.03
+    square = (z.unsqueeze(1) - CENTRES.to(z.device)).square().sum(2) / 0.03
     return torch.logsumexp(-0.5 * square, 1) - LOG_2_PI - math.log(4 * 0.03)
 
 
-def inclusive_kl_of_four(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    z_p = CENTRES[torch.randint(4, (len(z),))] + math.sqrt(0.03) * torch.randn_like(z)
+def inclusive_kl_of_four(z: Tensor, loc: Tensor, scale: Tensor, compiled: bool) -> Tensor:
+    z_p = CENTRES.to(z.device)[torch.randint(4, (len(z),))] + math.sqrt(0.03) * torch.randn_like(z)
     return log_four(z_p).mean() - mean_log_mixture(z_p, loc, scale)
 
 
-def mmd_of_spike_slab(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+def mmd_of_spike_slab(z: Tensor, loc: Tensor, scale: Tensor, compiled: bool) -> Tensor:
     spike = torch.rand_like(z) < 0.8
     z_p = torch.randn_like(z) * torch.where(spike, 0.05, 1.0)
-    return mmd(z, z_p, tuple(2 * s for s in MMD_SCALES), per_dim=True)
+    return compiled_mmd(z, z_p) if compiled else mmd(z, z_p, WIDTHS, per_dim=True)
+
+
+def compiled_mmd(z: Tensor, z_p: Tensor) -> Tensor:
+    """MMD per dimension by the compiled loop over pairs, with its gradient to z."""
+    value, gradient, _ = torch.ops.pyro_bvae.mmd_per_dim(
+        z.detach(), z_p, list(WIDTHS), [True, False]
+    )
+    path = (z * gradient).sum()
+    return value + (path - path.detach())
 
 
 def trainer(
     terms: Callable[[Tensor], Sampled],
-    divergence: Callable[[Tensor, Tensor, Tensor], Tensor] | None,
+    divergence: Callable[[Tensor, Tensor, Tensor, bool], Tensor] | None,
     alpha: float,
     modules: nn.Module,
     x: Tensor,
     lr: float,
+    compiled: bool,
 ) -> Callable[[], Tensor]:
-    """One optimiser step a call, with one fused Adam."""
+    """One optimiser step a call, with one fused Adam; ``compiled`` also takes D's compiled form."""
+    terms = torch.compile(terms, dynamic=False) if compiled else terms
     optimiser = torch.optim.Adam(modules.parameters(), lr=lr, amsgrad=True, fused=True)
 
     def step() -> Tensor:
         loss, z, loc, scale = terms(x)
         loss = loss / len(x)
         if divergence is not None and alpha > 0:
-            loss = loss + alpha * divergence(z, loc, scale)
+            loss = loss + alpha * divergence(z, loc, scale, compiled)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -36,7 +36,8 @@ def main() -> None:
     rounds = 2 if args.quick else 10
     batch = batch_size(rounds, (16, 32) if args.quick else (32, 64, 128, 256))
     data = data_size(rounds, (100, 200) if args.quick else (2_000, 20_000, 100_000))
-    write("growth", {"batch size": batch, "data size": data}, args.out)
+    rows = {"batch size": batch, "data size": data}
+    write("growth", rows, args.out, args.quick)
 
 
 def _config(batch_size: int) -> Config:
@@ -66,15 +67,14 @@ def data_size(rounds: int, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
     """A batch of 64 rows, resident or streamed from a file, beside the step that it feeds."""
     step = eager_step(_config(64), SHAPE)
     step()
-    feeds: dict[str, Any] = {"step": step}
+    seconds = {"step": interleaved({"step": step}, max(rounds, 5))["step"]}
     with tempfile.TemporaryDirectory() as folder:
         for n in sizes:
             x = np.random.default_rng(0).integers(0, 256, (n, *SHAPE), dtype=np.uint8)
             path = Path(folder) / f"{n}.npy"
             np.save(path, x)
-            feeds[f"resident, {n} rows"] = _feed(Data(x))
-            feeds[f"streamed, {n} rows"] = _feed(Data(np.load(path, mmap_mode="r")))
-        seconds = interleaved(feeds, max(rounds, 5))
+            seconds[f"resident, {n} rows"] = _feed(Data(x))
+            seconds[f"streamed, {n} rows"] = _feed(Data(np.load(path, mmap_mode="r")))
     rows = []
     for name, value in seconds.items():
         rows.append({"feed": name, "ms": 1e3 * value, "of_step": value / seconds["step"]})
@@ -82,17 +82,14 @@ def data_size(rounds: int, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
     return rows
 
 
-def _feed(data: Data) -> Any:
-    """The next batch at every call; a new epoch's permutation is part of it, as in a training."""
-
-    def forever() -> Any:
-        for epoch in batches(data, 64, torch.Generator(), torch.device("cpu")):
-            yield from epoch
-
-    rows = forever()
-    next(rows)
-    time.sleep(0.1)  # the thread that reads ahead is at rest before the clock starts
-    return lambda: next(rows)
+def _feed(data: Data, count: int = 200) -> float:
+    """CPU seconds a batch over whole epochs, the permutation and the reading thread among them."""
+    taken, start = 0, time.process_time()
+    for epoch in batches(data, 64, torch.Generator(), torch.device("cpu")):
+        taken += sum(1 for _ in epoch)
+        if taken >= count:
+            break
+    return (time.process_time() - start) / taken
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def main() -> None:
         row = min((run(words) for _ in range(args.repeat)), key=lambda found: found["wall_s"])
         rows.append({"command": name, **row})
         print(f"{name:<16} " + "  ".join(f"{k} {v:6.2f}" for k, v in row.items()), flush=True)
-    write("jobs", rows, args.out)
+    write("jobs", rows, args.out, args.quick, fastest_of=args.repeat)
 
 
 def run(words: list[str]) -> dict[str, Any]:

@@ -3,14 +3,15 @@
     python -m benchmarks.steps                      all settings, minutes
     python -m benchmarks.steps spirals --rounds 40
 
-For each setting, CPU milliseconds a step, medians of interleaved rounds:
+For each setting, CPU milliseconds a step, medians of interleaved rounds. The batch is at hand; all but
+Pyro's lay out convolutions channels last, and all use the command's malloc:
 
     torch, eager      no Pyro, no distribution objects (`benchmarks.floors`), one fused Adam
-    torch, compiled   the same under torch.compile
+    torch, compiled   the same under torch.compile, D in its compiled form
     Pyro, common      pyro.infer.SVI, Trace_ELBO, pyro.optim.Adam, validation on, as tutorials have it;
                       Pyro has no D, so only where alpha = 0
-    ours, eager       fit(compile=False)
-    ours, compiled    fit(compile=True)
+    ours, eager       the step of fit(compile=False)
+    ours, compiled    the step of fit(compile=True)
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def time_setting(
     for job in jobs.values():  # first steps trace, compile, and fill caches
         for _ in range(4):
             job()
-    seconds = interleaved(jobs, rounds or setting["rounds"])
+    seconds = interleaved(jobs, rounds or setting["rounds"], device.type)
     print(f"\n{name}")
     rows = []
     for kind, value in seconds.items():
@@ -131,12 +132,12 @@ def steps(
     def floor(compile: bool) -> Callable[[], Any]:
         vae = _model(config, setting["shape"], device)
         terms = setting["floor"](vae, config.beta)
-        terms = torch.compile(terms, dynamic=False) if compile else terms
-        return floors.trainer(terms, setting["divergence"], alpha, vae, x, lr)
+        return floors.trainer(terms, setting["divergence"], alpha, vae, x, lr, compile)
 
     jobs: dict[str, Callable[[], Any]] = {"torch, eager": floor(False)}
     if alpha == 0:
-        jobs["Pyro, common"] = _common(_model(config, setting["shape"], device), x, lr)
+        vae = _model(config, setting["shape"], device).to(memory_format=torch.contiguous_format)
+        jobs["Pyro, common"] = _common(vae, x, lr)
     jobs["ours, eager"] = _ours(config, _model(config, setting["shape"], device), x, False)
     if compiled:
         with warnings.catch_warnings():
@@ -149,7 +150,7 @@ def steps(
 def _model(config: Config, shape: tuple[int, ...], device: torch.device) -> Any:
     torch.manual_seed(0)
     vae = make_vae(config, shape).to(device).train()
-    if device.type == "cpu":  # on both sides, as `build` does
+    if device.type == "cpu":  # as `fit` does
         vae.to(memory_format=torch.channels_last)
     return vae
 

@@ -13,26 +13,31 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def interleaved(jobs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each job, one call of every job a round.
+def interleaved(
+    jobs: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu"
+) -> dict[str, float]:
+    """Median seconds of each job, one call of every job a round.
 
-    CPU time, not wall time, and in turn: what else runs on the machine then disturbs all of them alike.
+    CPU time, not wall time, and in turn: what else runs on the machine then disturbs all of them alike. On
+    a GPU wall time, from an idle device to an idle device.
     """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
-            start = time.process_time()
+            start = clock(device)
             job()
-            seconds[name].append(time.process_time() - start)
+            seconds[name].append(clock(device) - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def peak_memory() -> int:
-    """Bytes of the process's largest resident set so far."""
-    import resource
+def clock(device: str) -> float:
+    """CPU seconds of this process; of a GPU, wall seconds once it has done all its work."""
+    if device == "cpu":
+        return time.process_time()
+    import torch
 
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def hardware() -> dict[str, Any]:
@@ -57,12 +62,13 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def write(name: str, rows: Any, out: Path | None, **settings: Any) -> Path:
-    """The rows as JSON, with their settings and the hardware."""
+def write(name: str, rows: Any, out: Path | None, quick: bool = False, **settings: Any) -> None:
+    """The rows as JSON, with their settings and the hardware; of a quick run only where asked."""
+    if quick and out is None:
+        return
     device = "cuda" if settings.get("device", "cpu").startswith("cuda") else "cpu"
     path = out or RESULTS / f"{name}-{device}-{time.strftime('%Y-%m-%d')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"benchmark": name, **settings, "hardware": hardware(), "rows": rows}
     path.write_text(json.dumps(record, indent=2) + "\n")
     print(f"Wrote {path}")
-    return path

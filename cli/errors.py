@@ -1,10 +1,13 @@
-"""Errors a user can mend, as one sentence and an exit code instead of a traceback."""
+"""Errors a user can mend, as one sentence and an exit code instead of a traceback; warnings as a line."""
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -25,3 +28,35 @@ def fail(sentence: str, code: int = USAGE) -> None:
     """Print ``sentence`` on standard error and exit."""
     click.echo(f"Error: {sentence}", err=True)
     sys.exit(code)
+
+
+@contextmanager
+def one_line_notes() -> Iterator[None]:
+    """Print warnings, and what the library logs, as one line each on standard error."""
+    logger, handler = logging.getLogger("pyro_bvae"), _Lines()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _line(record.getMessage())
+
+
+def _show(message: Warning | str, *where: Any, **more: Any) -> None:
+    _line(f"Note: {' '.join(str(message).split())}")
+
+
+def _line(text: str) -> None:
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(sys.stderr):  # above a progress bar, where there is one
+        click.echo(text, err=True)

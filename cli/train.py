@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .errors import INTERRUPTED, fail, one_sentence
+from .errors import INTERRUPTED, fail, one_line_notes, one_sentence
 from .options import config_options, make_config
 from .process import choose_threads, tune_allocator
 from .table import echo_table
@@ -52,7 +52,7 @@ def command(out: str | None, report: bool, quiet: bool, **values: Any) -> None:
     bar = _Bar(quiet)
     click.echo("Loading data and building the model ...", err=True)
     try:
-        with one_sentence():
+        with one_sentence(), one_line_notes():
             run = train(config, out, on_step=bar.step, callbacks=[bar.record])
     except FloatingPointError as error:
         bar.close()

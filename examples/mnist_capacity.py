@@ -62,6 +62,7 @@ def main() -> None:
     history = fit(
         built.vae, objective, built.train, epochs=args.epochs, batch_size=64, lr=5e-4,
         schedules=built.schedules, on_step=measure, seed=args.seed,
+        compile=bool(built.config.compile),
     )  # fmt: skip
     step, capacity, kl, spread, log_px_z = np.array(rows).T
     last = step > step[-1] - steps_an_epoch

@@ -78,8 +78,13 @@ class TermsELBO(TraceMeanField_ELBO):
 
     monte_carlo_sites: tuple[str, ...] = ()
     """The sites whose KL was estimated by samples when the terms were last computed."""
-    structure: Hashable = ()
-    """What of the program's shape hangs on numbers of this objective: `CompiledSVI` watches it."""
+    _plain: tuple[str, ...] = ("num_particles", "vectorize_particles", "max_plate_nesting")
+
+    @property
+    def structure(self) -> tuple[Hashable, ...]:
+        """What of this objective's program is no tensor: `CompiledSVI` watches it."""
+        # at alpha = 0 no D is computed
+        return *(getattr(self, name) for name in self._plain), getattr(self, "alpha", 1) == 0
 
     def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> ElboTerms:
         """The unscaled terms for one batch: `ElboTerms`."""
@@ -258,6 +263,7 @@ class DecompositionELBO(TermsELBO):
     """
 
     alpha = NonNegative()
+    _plain = (*TermsELBO._plain, "divergence", "site", "prior")
     detached = False
     """D gave the prior no gradient when it was last computed: the prior has no rsample."""
 
@@ -272,10 +278,6 @@ class DecompositionELBO(TermsELBO):
         super().__init__(**options)
         self.alpha = alpha
         self.divergence, self.site, self.prior = divergence, site, prior
-
-    @property
-    def structure(self) -> Hashable:  # type: ignore[override]
-        return self.alpha == 0, self.divergence  # D is not computed, and draws nothing, at 0
 
     def _combine(self, parts: Parts) -> Tensor:
         loss = super()._combine(parts)
@@ -340,13 +342,15 @@ class CapacityELBO(TermsELBO):
         **options: of Pyro's ELBO.
 
     Raises:
-        ValueError: a bad value; or a latent site whose beta is not 1, since gamma weighs the KL here.
+        ValueError: a bad value; or, at the first step, a latent site whose beta is not 1, since gamma
+            weighs the KL here.
 
     References: https://arxiv.org/abs/1804.03599
     """
 
     gamma = NonNegative()
     capacity = NonNegative()
+    _plain = (*TermsELBO._plain, "penalty", "reduction")
 
     def __init__(
         self,

@@ -92,18 +92,20 @@ def _with_gradients(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor)
 
 
 def _opaque(
-    name: str, arguments: str, function: Callable[..., Any], replayed: Callable[..., Any]
+    name: str,
+    arguments: str,
+    function: Callable[..., Any],
+    replayed: Callable[..., Any] | None = None,
 ) -> Callable[..., tuple[Tensor, ...]]:
     """``function``, or while a graph is recorded the operator that stands there for it.
 
     ``arguments`` is its schema, tensors first; ``bool[] want`` follows, whose gradients are wanted. It runs
-    ``replayed``. Where nothing is recorded it would only cost its 30 microseconds a call.
+    ``replayed``, if given. Where nothing is recorded it would only cost its 30 microseconds a call.
     """
     count = arguments.count("Tensor")
     schema = f"({arguments}, bool[] want) -> ({', '.join(['Tensor'] * (count + 1))})"
-    operator = torch.library.custom_op(
-        f"pyro_bvae::{name}", replayed, mutates_args=(), schema=schema
-    )
+    body, name = replayed or function, f"pyro_bvae::{name}"
+    operator = torch.library.custom_op(name, body, mutates_args=(), schema=schema)
     operator.register_fake(lambda *args: _outputs(args[:count], args[-1]))
 
     def call(*args: Any) -> tuple[Tensor, ...]:
@@ -165,10 +167,9 @@ def _responsibilities(
     sums, moments = torch.zeros_like(samples), torch.zeros_like(components)
     tops = torch.empty_like(samples[..., :1])
     column = samples.shape[2] - 2  # of ones
-    size = min(samples.shape[1], max(1, 4 * _BLOCK // components.shape[1]))
-    room = samples.new_empty(
-        size, components.shape[1]
-    )  # once: fresh pages cost as much as the work
+    size = min(samples.shape[1], max(1, 4 * _block(samples) // components.shape[1]))
+    # once: fresh pages cost as much as the work
+    room = samples.new_empty(size, components.shape[1])
     narrow = torch.empty_like(room, dtype=dtype)
     for g, of in enumerate(components):
         for start in range(0, samples.shape[1], size):
@@ -233,7 +234,7 @@ def _joint_pairs(
     total = a.new_zeros(())
     pull_x = torch.zeros_like(a[:, :-1])
     pull_y = pull_x if y is None else torch.zeros_like(b[:, :-1])
-    for rows, columns, twice in _tiles(len(a), len(b), math.isqrt(_BLOCK), y is None):
+    for rows, columns, twice in _tiles(len(a), len(b), math.isqrt(_block(a)), y is None):
         square = (a[rows] @ flipped[columns].T).to(x.dtype).clamp_(min=0)
         value, slope = _kernels(square, widths, any(want))
         total.add_(value, alpha=2 if twice else 1)
@@ -270,8 +271,8 @@ def _per_dim_pairs(
     total = x.new_zeros((), dtype=torch.float64)
     by_x = torch.zeros_like(a)
     by_y = by_x if y is None else torch.zeros_like(b)
-    side = max(1, math.isqrt(_BLOCK) // 2)
-    dims = max(1, _BLOCK // (min(side, len(x)) * min(side, b.shape[1])))
+    side = max(1, math.isqrt(_block(a)) // 2)
+    dims = max(1, _block(a) // (min(side, len(x)) * min(side, b.shape[1])))
     for start in range(0, len(a), dims):
         d = slice(start, start + dims)
         for rows, columns, twice in _tiles(a.shape[1], b.shape[1], side, y is None):
@@ -290,6 +291,11 @@ def _per_dim_pairs(
     factor = 4 if y is None else 2
     first, second = (factor * g.T if w else None for w, g in zip(want, (by_x, by_y), strict=True))
     return total, first, second
+
+
+def _block(tensor: Tensor) -> int:
+    # on a GPU, starting a kernel costs as much as a million pairs
+    return _BLOCK << (0 if tensor.device.type == "cpu" else 6)
 
 
 def _tiles(n: int, m: int, side: int, within: bool) -> Iterator[tuple[slice, slice, bool]]:
@@ -380,21 +386,13 @@ def _polynomial(coefficients: list[float], u: Tensor) -> Tensor:
     return value
 
 
-_MIXTURE = _opaque(
-    "mean_log_mixture",
-    "Tensor z, Tensor loc, Tensor scale, float own, float other, bool per_dim",
-    _mixture,
-    _mixture,
-)
-_MMD, _MMD_PER_DIM = (
-    _opaque(
-        name,
-        "Tensor x, Tensor y, float[] widths",
-        functools.partial(_u_statistic, pairs),
-        functools.partial(_u_statistic, replayed),
-    )
-    for name, pairs, replayed in (
-        ("mmd", _joint_pairs, _joint_pairs),
-        ("mmd_per_dim", _per_dim_pairs, _compiled_pairs),
-    )
+_THREE = "Tensor z, Tensor loc, Tensor scale, float own, float other, bool per_dim"
+_MIXTURE = _opaque("mean_log_mixture", _THREE, _mixture)
+_TWO = "Tensor x, Tensor y, float[] widths"
+_MMD = _opaque("mmd", _TWO, functools.partial(_u_statistic, _joint_pairs))
+_MMD_PER_DIM = _opaque(
+    "mmd_per_dim",
+    _TWO,
+    functools.partial(_u_statistic, _per_dim_pairs),
+    replayed=functools.partial(_u_statistic, _compiled_pairs),
 )

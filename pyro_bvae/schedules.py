@@ -93,4 +93,5 @@ def _move_numbers(owners: tuple[object, ...], device: torch.device) -> None:
     for owner in owners:
         for name in dir(type(owner)):
             if isinstance(getattr(type(owner), name, None), NonNegative):
-                vars(owner)["_" + name] = vars(owner)["_" + name].to(device)
+                held = vars(owner)["_" + name]
+                held.data = held.data.to(device)  # the same tensor: programs hold it

@@ -7,10 +7,12 @@ makes it a program (C++ on a CPU, Triton in a CUDA graph on a GPU), and later st
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyro
 import pyro.util
@@ -19,24 +21,28 @@ from pyro import poutine
 from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+_MOST_KINDS = 16  # of steps: each takes a compilation
+_logger = logging.getLogger(__name__)
 
 
 class CompiledSVI(SVI):
     """A drop-in for `pyro.infer.SVI` that compiles its step, for any model and guide.
 
-    The first step of a batch shape runs as Pyro runs it; the second is captured while it runs; from the
-    third on the compiled program is called. Loss and gradients are those of the eager step under the
-    same seed, to float rounding, and so is what it leaves in buffers such as BatchNorm's.
+    The first step runs as Pyro runs it; the second of the same batch shape is captured while it runs; from
+    the third on the compiled program is called. Loss and gradients are those of the eager step under
+    the same seed, to float rounding, and so is what it leaves in buffers such as BatchNorm's.
 
     A captured program follows the tensors that it reads: parameters, buffers, and the numbers of our
     models and objectives (beta, alpha, gamma, C). It does not follow Python: branches and values that
-    are no tensors stay as they were. Arguments that are no tensors, the training mode of modules, and
-    what the loss gives as its ``structure`` are watched, and lead to a new capture. A second batch
-    shape, such as a last short batch, runs eagerly. Where capturing or compiling fails (no C++
-    compiler, a branch on data, an ELBO without a differentiable loss), one warning says so and every
-    step runs eagerly.
+    are no tensors stay as they were. Watched, and captured anew when they change, are arguments that are
+    no tensors, the training mode of the modules that are called, which parameters want a gradient,
+    Pyro's parameter store, and what the loss gives as its ``structure``. Another batch shape, such as
+    a last short batch, runs eagerly. Where capturing or compiling fails (no C++ compiler, a branch on
+    data, an ELBO without a differentiable loss), one warning says so and every step runs eagerly.
 
     Args:
         model: a Pyro model.
@@ -72,79 +78,97 @@ class CompiledSVI(SVI):
         self._differentiable: Callable[..., Tensor] | None = (
             getattr(loss, "differentiable_loss", None) if isinstance(loss, ELBO) else loss
         )
-        self._parameters: list[Tensor] = []
-        self._seen: set[Hashable] = set()
-        self._programs: dict[Hashable, _Program] = {}
+        self._kinds: dict[Hashable, _Kind] = {}
+        self._watched = 0
         self.compiled = compile
         """Whether steps are compiled; False once that has failed."""
         if compile and self._differentiable is None:
-            self.compiled = False
-            _warn(f"{type(loss).__name__} has no differentiable_loss")
+            self._refuse(f"{type(loss).__name__} has no differentiable_loss")
 
-    def step(self, *args: Any, **kwargs: Any) -> float:
+    def step(self, *args: Any, **kwargs: Any) -> Any:
         """One gradient step; returns the loss. The arguments go to model and guide."""
+        if self._differentiable is None:
+            return super().step(*args, **kwargs)
         return self.update(*args, **kwargs).item()
 
     def update(self, *args: Any, **kwargs: Any) -> Tensor:
         """`step` that does not wait for the device: the loss as a tensor ``()``."""
         if self._differentiable is None:
             return torch.as_tensor(super().step(*args, **kwargs))
-        ran = self._run((args, kwargs)) if self.compiled else None
-        if ran is not None:
-            parameters, (loss, *grads) = ran
-            for parameter, grad in zip(parameters, grads, strict=True):
-                parameter.grad = grad
-            return self._optimise(loss.clone())  # a CUDA graph writes the next one to its place
+        taken = None
+        if self.compiled:
+            try:
+                taken = self._take(args, kwargs)
+            except _Failed as error:
+                self._refuse(str(error))
+        loss, parameters = taken or self._backward(args, kwargs)
+        self.optim(parameters)
+        for parameter in parameters:
+            parameter.grad = None
+        return loss
+
+    def _backward(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """An eager step up to its gradients: the loss and the parameters."""
+        assert self._differentiable is not None
         with poutine.trace(param_only=True) as captured:
             loss = self._differentiable(self.model, self.guide, *args, **kwargs)
-        sites: Any = captured.trace.nodes.values()
-        self._parameters = list(dict.fromkeys(site["value"].unconstrained() for site in sites))
         if loss.requires_grad:
             loss.backward()
-        return self._optimise(loss)
+        sites: Any = captured.trace.nodes.values()
+        parameters = dict.fromkeys(site["value"].unconstrained() for site in sites)
+        # Of other memory layouts the store holds copies; our optimiser knows the parameters themselves.
+        return loss.detach(), list(getattr(self.optim, "parameters", parameters))
 
-    def _optimise(self, loss: Tensor) -> Tensor:
-        self.optim(self._parameters)
-        for parameter in self._parameters:
-            parameter.grad = None
-        return loss.detach()
-
-    def _run(self, arguments: tuple[Any, Any]) -> tuple[list[Tensor], Sequence[Tensor]] | None:
-        """Capture or replay: parameters, then loss and their gradients. None: run eagerly."""
-        leaves, spec = tree_flatten(arguments)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        shapes = tuple((x.shape, x.dtype, x.device) for x in tensors)
-        plain = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        modes = tuple(module.training for module in self._modules())
-        key = (str(spec), plain, modes, getattr(self._objective, "structure", None))
+    def _take(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, list[Tensor]] | None:
+        """`_backward` by a program where there is one, or by its capture; None: take it eagerly."""
+        leaves, spec = tree_flatten((args, kwargs))
+        shapes = tuple((x.shape, x.dtype, x.device) for x in leaves if isinstance(x, Tensor))
+        plain = tuple((type(x), None if isinstance(x, Tensor) else x) for x in leaves)
+        key = (str(spec), plain, getattr(self._objective, "structure", None))
         try:
-            program = self._programs.get(key)
-            if program is None and (key, shapes) in self._seen:
-                self._programs[key], result = self._capture(shapes, leaves, spec)
-                return self._programs[key].parameters, result
-            if program is not None and program.shapes == shapes:
-                with torch.no_grad():
-                    return program.parameters, program.run(*tensors)
-            self._seen.add((key, shapes))
-        except Exception as error:  # a stranger's program, or its compiler, may fail in any way
-            self.compiled = False
-            self._programs.clear()
-            line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-            _warn(line)
-        return None
+            kind = self._kinds.get(key)
+        except TypeError as error:  # an argument that cannot be hashed
+            raise _Failed(error) from error
+        if kind is None or kind.state != _state(kind):
+            self._kinds[key], taken = self._watch(args, kwargs)
+            self._kinds[key].shapes.add(shapes)
+            return taken
+        if kind.program is None and shapes in kind.shapes:
+            loss, *grads = self._capture(kind, leaves, spec)
+            kind.captured = shapes
+        elif kind.program is not None and shapes == kind.captured:
+            loss, *grads = self._replay(kind, [x for x in leaves if isinstance(x, Tensor)])
+        else:
+            kind.shapes.add(shapes)
+            return None
+        for parameter, grad in zip(kind.reached, grads, strict=True):
+            parameter.grad = grad
+        return loss.clone(), kind.parameters  # a CUDA graph writes the next loss to the same place
 
-    def _modules(self) -> Iterator[nn.Module]:
-        """The modules that model and guide are methods of, with their parts."""
-        owners = [getattr(f, "__self__", f) for f in (self.model, self.guide)]
-        for owner in dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)):
-            yield from owner.modules()
+    def _watch(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[_Kind, tuple[Tensor, list[Tensor]]]:
+        """An eager step, and what a program of its kind would depend on."""
+        self._watched += 1
+        if self._watched > _MOST_KINDS:
+            raise _Failed("its arguments, or modes of its modules, keep changing: pass tensors")
+        called: dict[nn.Module, None] = {}
+        hook = register_module_forward_pre_hook(lambda module, inputs: called.setdefault(module))
+        try:
+            loss, parameters = self._backward(args, kwargs)
+        finally:
+            hook.remove()
+        reached = [p for p in parameters if p.grad is not None]
+        kind = _Kind(list(called), parameters, reached)
+        kind.state = _state(kind)
+        return kind, (loss, parameters)
 
-    def _capture(
-        self, shapes: tuple[Any, ...], leaves: list[Any], spec: Any
-    ) -> tuple[_Program, list[Tensor]]:
+    def _capture(self, kind: _Kind, leaves: list[Any], spec: TreeSpec) -> list[Tensor]:
         """Take this step under the tracer, on the real tensors: its result is the step's."""
-        trained = [p for p in self._parameters if p.requires_grad]
-        reached: list[Tensor] = []
         result: list[Tensor] = []
 
         def step(*tensors: Tensor) -> list[Tensor]:
@@ -153,24 +177,60 @@ class CompiledSVI(SVI):
             args, kwargs = tree_unflatten(filled, spec)
             assert self._differentiable is not None
             loss = self._differentiable(self.model, self.guide, *args, **kwargs)
-            grads = torch.autograd.grad(loss, trained, allow_unused=True)
-            reached[:] = [p for p, grad in zip(trained, grads, strict=True) if grad is not None]
-            result[:] = [loss.detach(), *(grad for grad in grads if grad is not None)]
+            result[:] = [loss.detach(), *torch.autograd.grad(loss, kind.reached)]
             return result
 
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        buffers = [buffer for module in self._modules() for buffer in module.buffers(recurse=False)]
-        with _undone_on_failure(buffers, {x.device for x in tensors}):
-            graph = _trace(step, tensors)
-        return _Program(shapes, reached, _compile(graph)), result
+        with _undone_on_failure(kind):
+            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            kind.program = _compile(_trace(step, tensors))
+        return result
+
+    def _replay(self, kind: _Kind, tensors: list[Tensor]) -> Sequence[Tensor]:
+        assert kind.program is not None
+        with torch.no_grad():
+            if kind.proven:
+                return kind.program(*tensors)
+            with _undone_on_failure(kind):  # the first call compiles: no compiler, no support, ...
+                result = kind.program(*tensors)
+        kind.proven = True
+        return result
+
+    def _refuse(self, reason: str) -> None:
+        self.compiled = False
+        self._kinds.clear()
+        line = next(iter(reason.strip().splitlines()), "")
+        warnings.warn(
+            f"CompiledSVI: the step could not be compiled ({line[:200]}). It runs eagerly.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
-class _Program(NamedTuple):
-    """A captured step: the batch it takes, the parameters that it has gradients for, and itself."""
+@dataclass
+class _Kind:
+    """Steps that one program serves."""
 
-    shapes: tuple[Any, ...]
+    modules: list[nn.Module]  # that are called
     parameters: list[Tensor]
-    run: Callable[..., Sequence[Tensor]]
+    reached: list[Tensor]  # of these, what has a gradient
+    state: Hashable = None
+    shapes: set[Hashable] = field(default_factory=set)  # of its batches so far
+    captured: Hashable = None  # the shapes that the program takes
+    program: Callable[..., Sequence[Tensor]] | None = None
+    proven: bool = False
+
+
+def _state(kind: _Kind) -> Hashable:
+    """What a program depends on besides arguments, as far as it can be watched."""
+    return (
+        tuple(module.training for module in kind.modules),
+        tuple(parameter.requires_grad for parameter in kind.parameters),
+        tuple(id(value) for _, value in pyro.get_param_store().named_parameters()),
+    )
+
+
+class _Failed(Exception):
+    """A step that cannot be compiled; nothing of it was left behind."""
 
 
 class _ItemsAreTensors(TorchFunctionMode):
@@ -181,6 +241,8 @@ class _ItemsAreTensors(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.item:
             return args[0].detach()
+        if func in (Tensor.numpy, Tensor.__array__):  # the tracer would take it for a constant
+            raise TypeError("a tensor is read by numpy")
         return func(*args, **(kwargs or {}))
 
 
@@ -206,46 +268,43 @@ def _trace(step: Callable[..., list[Tensor]], tensors: list[Tensor]) -> torch.fx
         if isinstance(value, Tensor):
             delattr(graph, name)
             graph.register_buffer(name, value, persistent=False)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
     return graph
 
 
 @contextmanager
-def _undone_on_failure(buffers: list[Tensor], devices: set[torch.device]) -> Iterator[None]:
-    """Where the block fails, noise and buffers are put back: the step will be taken again."""
+def _undone_on_failure(kind: _Kind) -> Iterator[None]:
+    """Where the block fails, noise and buffers are put back, since the step will be taken eagerly."""
+    buffers = [buffer for module in kind.modules for buffer in module.buffers(recurse=False)]
     kept = [buffer.clone() for buffer in buffers]
     noise = torch.get_rng_state()
-    cuda = {d: torch.cuda.get_rng_state(d) for d in devices if d.type == "cuda"}
+    devices = {p.device for p in kind.parameters if p.is_cuda}
+    cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
     try:
         yield
-    except Exception:
+    except Exception as error:  # a stranger's program, or its compiler, may fail in any way
         with torch.no_grad():
             for buffer, value in zip(buffers, kept, strict=True):
                 buffer.copy_(value)
         torch.set_rng_state(noise)
         for device, state in cuda.items():
             torch.cuda.set_rng_state(state, device)
-        raise
+        raise _Failed(str(error) or type(error).__name__) from error
 
 
 def _compile(graph: torch.fx.GraphModule) -> Callable[..., Sequence[Tensor]]:
+    _logger.info("Compiling the training step, which takes about half a minute ...")
     with warnings.catch_warnings():  # torch's own, of its own parts
         warnings.simplefilter("ignore", DeprecationWarning)
         import torch._inductor.compile_fx  # noqa: F401
     # fallback_random: the noise of eager torch, number by number
-    options: dict[str, Any] = {"fallback_random": True}
-    if any(buffer.is_cuda for buffer in (*graph.parameters(), *graph.buffers())):
-        options["triton.cudagraphs"] = True
-    compiled: Callable[..., Sequence[Tensor]] = torch.compile(
-        graph, fullgraph=True, dynamic=False, options=options
-    )
-    return compiled
+    cuda = any(tensor.is_cuda for tensor in (*graph.parameters(), *graph.buffers()))
+    options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": cuda}
+    compiled = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
 
+    def run(*tensors: Tensor) -> Sequence[Tensor]:
+        if cuda:
+            torch.compiler.cudagraph_mark_step_begin()  # what the last step gave is no longer needed
+        found: Sequence[Tensor] = compiled(*tensors)
+        return found
 
-def _warn(reason: str) -> None:
-    warnings.warn(
-        f"CompiledSVI: the step could not be compiled ({reason[:200]}). It runs eagerly.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
+    return run

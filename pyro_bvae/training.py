@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import pyro
@@ -93,7 +94,8 @@ def fit(
 
     Raises:
         ValueError: a bad argument, before any work.
-        FloatingPointError: the loss is not finite; the message names step, terms and what to try.
+        FloatingPointError: the loss is not finite; the message names step, terms and what to try. It is
+            noticed up to 20 steps later, or at the end of the epoch; the parameters are those before it.
     """
     total = _check(data, objective, epochs, steps, batch_size, lr, schedules)
     generator = torch.Generator().manual_seed(seed)
@@ -106,7 +108,11 @@ def fit(
     vae.train()
     # A store of its own: pyro.module finds names of an earlier model in the global one, and its
     # parameters would be trained in place of ours.
-    with pyro.get_param_store().scope(), numbers_on(device, vae, objective):
+    with (
+        pyro.get_param_store().scope(),
+        numbers_on(device, vae, objective),
+        _channels_last(vae, device),
+    ):
         step = epoch = 0
         start = time.perf_counter()
         while step < total:
@@ -177,6 +183,21 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     return len(starts(n, batch_size))
 
 
+@contextmanager
+def _channels_last(vae: VAE, device: torch.device) -> Iterator[None]:
+    """Convolutions laid out channels last meanwhile: a tenth faster on a CPU, the one device measured.
+
+    Not for longer: Pyro's parameter store keeps contiguous copies of weights laid out otherwise, and its
+    own SVI would train those instead.
+    """
+    if device.type == "cpu":
+        vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
 class JointAdam(PyroOptim):
     """One fused Adam over all parameters, for Pyro's SVI: `torch.optim.Adam`, as torch's own function.
 
@@ -187,7 +208,7 @@ class JointAdam(PyroOptim):
         parameters: what to train.
         lr: learning rate.
         amsgrad: the AMSGrad variant.
-        hold: a tensor ``()`` on the parameters' device; while it is 1, steps change nothing.
+        hold: float32 ``()`` on the parameters' device; while it is 1, steps change nothing.
     """
 
     def __init__(
@@ -224,14 +245,19 @@ class JointAdam(PyroOptim):
         if not self.state[i]:
             p = self.parameters[i]
             names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 2 + self.amsgrad]
-            self.state[i] = {"step": torch.zeros((), device=p.device)}
+            self.state[i] = {"step": torch.zeros((), dtype=torch.float32, device=p.device)}
             self.state[i] |= {name: torch.zeros_like(p.detach()) for name in names}
         return self.state[i]
 
     def get_state(self) -> dict[str, Any]:
-        """In the form of ``torch.optim.Adam.state_dict()``."""
-        group = {"lr": self.lr, "amsgrad": self.amsgrad, "params": list(range(len(self.state)))}
-        return {"state": dict(enumerate(self.state)), "param_groups": [group]}
+        """As ``torch.optim.Adam.state_dict()``, which loads it."""
+        group = {
+            "lr": self.lr, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0,
+            "amsgrad": self.amsgrad, "maximize": False, "foreach": None, "capturable": False,
+            "differentiable": False, "fused": True, "decoupled_weight_decay": False,
+            "params": list(range(len(self.state))),
+        }  # fmt: skip
+        return {"state": {i: s for i, s in enumerate(self.state) if s}, "param_groups": [group]}
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
         with torch.no_grad():
@@ -253,7 +279,7 @@ class _Tally:
         self.latest = torch.zeros(len(self.names), dtype=torch.float64, device=device)
         self.kept = torch.zeros(_FLUSH, len(self.names), dtype=torch.float64, device=device)
         # 1 from the first loss that is not finite: Adam then leaves the parameters as they are.
-        self.bad = torch.zeros((), device=device)
+        self.bad = torch.zeros((), dtype=torch.float32, device=device)
         self.steps: list[tuple[int, bool]] = []  # of the rows kept: the step, and whether D was on
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}  # not all alike: D is there only where alpha > 0

@@ -661,10 +661,3 @@ def test_whether_it_compiles_is_a_choice_and_is_written_down():
     assert build(Config(steps=20_000)).config.compile is True
     assert build(Config(steps=1, compile=True)).config.compile is True
     assert build(Config(steps=20_000, compile=False)).config.compile is False
-
-
-def test_convolutions_are_laid_out_channels_last(images):
-    built = build(Config(dataset=images(32), network="conv-bn", batch_size=4, steps=1))
-    weights = [p for p in built.vae.parameters() if p.dim() == 4 and p.shape[1] > 1]
-    assert weights
-    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)

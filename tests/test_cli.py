@@ -602,3 +602,18 @@ def test_damaged_run_is_one_sentence(trained, here):
     result = call("sample", "run")
     assert result.exit_code == 2
     assert re.fullmatch(r"Error: load_run: run/checkpoint\.pt must be a .*\.", message(result))
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_step_that_cannot_be_compiled_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def compiler(graph):
+        raise RuntimeError("no C++ compiler\nwhich is sad")
+
+    monkeypatch.setattr("pyro_bvae.svi._compile", compiler)
+    result = call("train", *FAST, "--compile", "--out", "run", "--no-report")
+    assert result.exit_code == 0, result.output
+    note = "Note: CompiledSVI: the step could not be compiled (no C++ compiler). It runs eagerly."
+    assert message(result) == note
+    assert runs.load_run("run").config.compile is True

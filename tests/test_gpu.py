@@ -100,6 +100,10 @@ def test_a_step_waits_for_nothing(options, compile):
     def watch(step, total):  # from the fifth step, before the losses are first read
         torch.cuda.set_sync_debug_mode("error" if 5 <= step < 12 else "default")
 
+    from torch._dynamo.utils import counters
+
+    held = vars(built.vae)["_beta"]
+    counters["inductor"].clear()
     try:
         fit(
             built.vae, built.objective, data, steps=13, batch_size=100,
@@ -107,14 +111,17 @@ def test_a_step_waits_for_nothing(options, compile):
         )  # fmt: skip
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert counters["inductor"]["cudagraph_skips"] == 0
+    assert vars(built.vae)["_beta"] is held and not held.is_cuda
 
 
-def test_streamed_data_train_alike(monkeypatch):
+@pytest.mark.parametrize("conditional", [False, True])
+def test_streamed_data_train_alike(conditional, monkeypatch):
     losses = []
     for free in (10**12, 0):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**12))
         pyro.set_rng_seed(0)
-        built = build(Config(steps=8, device="cuda"))
+        built = build(Config(steps=8, device="cuda", conditional=conditional))
         history = fit(built.vae, built.objective, built.train, steps=8, batch_size=100)
         losses.append([record["loss"] for record in history])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

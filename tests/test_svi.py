@@ -11,7 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, RenyiELBO, ReweightedWakeSleep, Trace_ELBO, TraceMeanField_ELBO
 from pyro.optim import SGD
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,6 +22,7 @@ from pyro_bvae.datasets import Data
 from pyro_bvae.elbo import DecompositionELBO
 from pyro_bvae.schedules import linear
 from pyro_bvae.svi import CompiledSVI
+from pyro_bvae.training import JointAdam
 
 X = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.rand(6, 1, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -101,7 +102,7 @@ def assert_same(make, batches, before=lambda vae, objective: None):
     (eager, weights, noise), (compiled, others, drawn) = found
     np.testing.assert_allclose(compiled, eager, rtol=2e-5)
     for name, value in weights.items():
-        torch.testing.assert_close(others[name], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(others[name], value, rtol=1e-4, atol=5e-5)
     assert torch.equal(noise, drawn)
     return compiled
 
@@ -219,6 +220,142 @@ def test_arguments_that_are_no_tensors(replayed):
     assert not runner.compiled
 
 
+# ---- what is watched: each against Pyro's own SVI ------------------------------------------------
+
+
+def against_svi(make, calls, match=None):
+    """Losses of Pyro's SVI and ours over ``calls``, each a function of (step, parts of make())."""
+    found = []
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(1)
+        model, guide, *parts = make()
+        runner = kind(model, guide, SGD({"lr": 0.01}), Trace_ELBO())
+        found.append([call(runner.step, *parts) for call in calls])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+    return runner
+
+
+def two_numbers():
+    def model(x, which=False, y=None):
+        a = pyro.param("a", torch.tensor(1.0))
+        b = pyro.param("b", torch.tensor(2.0)) if which is True else 3.0 * int(which)
+        with pyro.plate("data", 3):
+            loc = a + b + (0.0 if y is None else 10 * y)
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=torch.zeros(3) if x is None else x)
+
+    return model, lambda *args, **kwargs: None
+
+
+X3 = torch.arange(3.0)
+
+
+def test_kinds_of_steps_keep_their_parameters(replayed):
+    order = (True, False, True, True, False, False, True)
+    against_svi(two_numbers, [lambda step, w=w: step(X3, w) for w in order])
+    assert len(replayed) == 2
+
+
+def test_numbers_are_told_from_switches_and_tensors_by_their_place(replayed):
+    words = [1, 1, 1, True, True, True, 1.0, 1, True]
+    against_svi(two_numbers, [lambda step, w=w: step(X3, w) for w in words])
+    places = [(X3, False, None)] * 3 + [(None, False, X3)] * 3 + [(X3, False, None)]
+    against_svi(two_numbers, [lambda step, p=p: step(*p) for p in places])
+
+
+def test_an_emptied_parameter_store_starts_again(replayed):
+    def clear(step):
+        pyro.clear_param_store()
+        return step(X3)
+
+    plain = [lambda step: step(X3)] * 4
+    against_svi(two_numbers, [*plain, clear, *plain])
+
+
+def nets():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+
+    def model(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(net(x)[:, 0], 1.0), obs=x[:, 0])
+
+    return model, lambda x: None, net
+
+
+def test_modes_of_modules_that_a_closure_holds(replayed):
+    x = torch.randn(5, 3)
+    plain = [lambda step, net: step(x)] * 4
+    against_svi(nets, [*plain, lambda step, net: [net.eval(), step(x)][1], *plain])
+    assert len(replayed) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*was not registered in the param store")
+def test_frozen_parameters_stay(replayed):
+    x = torch.randn(5, 3)
+    runner = against_svi(nets, [lambda step, net: step(x)] * 4)
+    net = next(iter(runner._kinds.values())).modules[0]
+    frozen, free = net[0].weight, net[3].weight
+    frozen.requires_grad_(False)
+    before = [frozen.clone(), free.clone()]
+    for _ in range(4):
+        runner.step(x)
+    assert torch.equal(frozen, before[0]) and not torch.equal(free, before[1])
+
+
+def test_settings_of_an_objective_are_followed(replayed):
+    def change(vae, objective):
+        def at(i):
+            objective.penalty = "relu" if i > 3 else "absolute"
+            objective.num_particles = 2 if i > 7 else 1
+
+        return at
+
+    assert_same(lambda: ours(gamma=5.0, capacity=300.0), [(X,)] * 12, change)
+    assert len(replayed) == 3
+
+
+def test_numbers_that_keep_changing_are_refused_once(replayed):
+    with pytest.warns(RuntimeWarning, match="keep changing: pass tensors") as caught:
+        against_svi(two_numbers, [lambda step, i=i: step(X3, float(i)) for i in range(30)])
+    assert len(caught) == 1
+
+
+def test_numpy_in_a_model_is_not_taken_for_a_constant(replayed):
+    def make():
+        def model(x):
+            a = pyro.param("a", torch.tensor(1.0))
+            scale = 1.0 + float(np.square(x.numpy()).sum())
+            with pyro.plate("data", 3):
+                pyro.sample("x", dist.Normal(a, scale), obs=x)
+
+        return model, lambda x: None
+
+    with pytest.warns(RuntimeWarning, match="a tensor is read by numpy"):
+        against_svi(make, [lambda step, i=i: step(i * X3) for i in range(5)])
+
+
+def test_other_memory_layouts_train(replayed):
+    """Pyro's store holds contiguous copies of channels-last weights; the weights themselves move."""
+    found = []
+    for compile in (False, True):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            vae, objective = ours(network="burgess", likelihood="bernoulli")
+            vae.to(memory_format=layout)
+            pyro.clear_param_store()
+            pyro.set_rng_seed(1)
+            optim = JointAdam(vae.parameters(), lr=1e-3)
+            runner = CompiledSVI(vae.model, vae.guide, optim, objective, compile=compile)
+            with pyro.validation_enabled(False):
+                losses = [runner.step(IMAGES) for _ in range(6)]
+            assert all(p.grad is None for p in vae.parameters())
+            found.append(losses)
+    assert len(replayed) == 2
+    for losses in found[1:]:
+        np.testing.assert_allclose(losses, found[0], rtol=1e-5)
+
+
 # ---- falling back ------------------------------------------------------------------------------
 
 
@@ -254,12 +391,13 @@ def test_a_branch_on_data_runs_eagerly(replayed):
     assert not replayed
 
 
-def test_a_failing_compiler_runs_eagerly(monkeypatch):
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_failing_compiler_runs_eagerly(at_once, monkeypatch):
     def compiler(graph):
         def run(*tensors):
             raise RuntimeError("no C++ compiler\nand more lines")
 
-        return run
+        return run() if at_once else run
 
     monkeypatch.setattr(svi, "_compile", compiler)
     assert_falls_back(
@@ -279,6 +417,37 @@ def test_an_elbo_without_a_differentiable_loss_runs_eagerly():
             assert not runner.compiled
         found.append(losses)
     assert found[0] == found[1]
+
+
+def test_an_error_of_a_running_program_is_raised(monkeypatch):
+    """After it has run once it is no compiler's error: out of memory, say."""
+    calls = []
+
+    def compiler(graph):
+        def run(*tensors):
+            calls.append(1)
+            if len(calls) == 3:
+                raise RuntimeError("out of memory")
+            return graph(*tensors)
+
+        return run
+
+    monkeypatch.setattr(svi, "_compile", compiler)
+    vae, objective = ours()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        steps(vae.model, vae.guide, objective, [(X,)] * 9, True)
+    assert len(calls) == 3
+
+
+def test_a_loss_of_two_numbers_is_pyros():
+    found = []
+    for kind in (SVI, CompiledSVI):
+        model, guide, elbo, _ = stranger(ReweightedWakeSleep(num_particles=2))
+        pyro.clear_param_store()
+        pyro.set_rng_seed(1)
+        options = {} if kind is SVI else {"compile": False}
+        found.append(kind(model, guide, SGD({"lr": 1e-5}), elbo, **options).step(X))
+    assert found[0] == found[1] and len(found[0]) == 2
 
 
 def test_an_error_of_the_program_is_raised_as_it_is(replayed):

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pyro
@@ -381,6 +382,40 @@ def test_the_optimiser_is_torch_adam(amsgrad):
     assert state.keys() == reference.keys() and state[0].keys() == reference[0].keys()
     torch.testing.assert_close(state[0], reference[0], rtol=1e-5, atol=1e-6)
     assert state[1]["step"] == 4
+    torch.optim.Adam(theirs).load_state_dict(optim.get_state())
+    theirs[0].grad = torch.ones(4, 3)
+    adam.step()
+
+
+def test_layout_is_channels_last_while_it_trains_and_alters_nothing(monkeypatch):
+    data, found = Data(np.random.default_rng(0).random((12, 1, 32, 32), dtype=np.float32)), []
+    for last in (True, False):
+        if not last:
+            monkeypatch.setattr(training, "_channels_last", lambda vae, device: nullcontext())
+        torch.manual_seed(0)
+        networks = NETWORKS["conv-bn"]((1, 32, 32), 3)
+        vae, layouts = VAE(*networks, Gaussian(3), Bernoulli()), []
+
+        def look(record, state, vae=vae, layouts=layouts):
+            weight = vae.encoder.body[3].weight
+            layouts.append(weight.is_contiguous(memory_format=torch.channels_last))
+
+        pyro.set_rng_seed(0)
+        history = fit(vae, DecompositionELBO(), data, epochs=3, batch_size=6, callbacks=[look])
+        assert layouts == [last] * 3 and all(p.is_contiguous() for p in vae.parameters())
+        assert all(p.grad is None for p in vae.parameters())
+        found.append([record["loss"] for record in history])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_another_default_dtype():
+    vae = tiny()
+    torch.set_default_dtype(torch.float64)
+    try:
+        (record,) = fit(vae, DecompositionELBO(), Data(array(6)), epochs=1, batch_size=6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert math.isfinite(record["loss"])
 
 
 def test_the_optimiser_holds_still():

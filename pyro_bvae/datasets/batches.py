@@ -44,15 +44,15 @@ def batches(
 
     def epoch() -> Iterator[Batch]:
         order = torch.randperm(len(data), generator=generator)
-        rows = [order[start : start + batch_size] for start in starts(len(data), batch_size)]
-        if resident is not None:
-            here = order.to(device)
-            own = [here[start : start + batch_size] for start in starts(len(data), batch_size)]
-            for part in own:
-                yield to_float(resident[part]), None if labels is None else labels[part]
-        else:
-            for part, x in zip(rows, _read_ahead(data, rows, device), strict=True):
-                yield to_float(x), None if labels is None else labels[part.to(device)]
+        parts = [slice(start, start + batch_size) for start in starts(len(data), batch_size)]
+        here = order.to(device)
+        xs = (
+            _read_ahead(data, [order[part] for part in parts], device)
+            if resident is None
+            else (resident[here[part]] for part in parts)
+        )
+        for part, x in zip(parts, xs, strict=True):
+            yield to_float(x), None if labels is None else labels[here[part]]
 
     while True:
         yield epoch()
