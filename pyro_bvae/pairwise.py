@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from .pairloop import row_sums
+
 UNDERFLOW = -60.0  # exp of less is negligible beside 1, and below -87 fifty times slower on a CPU
 _BLOCK = 1 << 16  # pairs in a block: a few such tensors stay in a CPU's second-level cache
 
@@ -327,63 +329,16 @@ def _compiled_pairs(
     if torch.fx._symbolic_trace._is_fx_tracing_flag:  # a compiled function refuses to run there
         return _per_dim_pairs(x, y, widths, want)
     a = x.T.contiguous()
-    b = a.view_as(a) if y is None else y.T.contiguous()  # one tensor twice would be compiled again
+    b = a if y is None else y.T.contiguous()
     with torch.no_grad():
-        value, by_x = _row_sums(tuple(widths), want[0])(a, b)
-        by_y = _row_sums(tuple(widths), True)(b, a)[1] if want[1] else None
+        value, by_x = row_sums(tuple(widths), want[0], a, b)
+        by_y = row_sums(tuple(widths), True, b, a)[1] if want[1] else None
     total = value.sum(dtype=torch.float64)
     if y is None:
         total -= float(a.numel() * len(widths))
     factor = 4 if y is None else 2
     first, second = (None if g is None else factor * g.T for g in (by_x, by_y))
     return total, first, second
-
-
-@functools.cache
-def _row_sums(
-    widths: tuple[float, ...], want_slope: bool
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]:
-    """A compiled loop: sum_j f(a_di - b_dj) for each d and i, f as in `_kernels`, and sum_j f' / 2."""
-    from torch._inductor import config
-
-    top, bottom = _quotient(widths)  # division is the slowest operation: one serves all the kernels
-    far = 1e18 ** (1 / len(widths))  # no further, so that the polynomials are finite in float32
-    slopes = [[i * c for i, c in enumerate(p)][1:] for p in (top, bottom)]
-
-    def sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
-        difference = (a[:, :, None] - b[:, None, :]).clamp(-far, far)
-        square = difference.square()
-        inverse = _polynomial(bottom, square).reciprocal()
-        value = _polynomial(top, square) * inverse
-        if not want_slope:
-            return value.sum(2), None
-        change, turn = (_polynomial(p, square) for p in slopes)
-        return value.sum(2), ((change - value * turn) * inverse * difference).sum(2)
-
-    fused = "fast" if isinstance(config.cpp.enable_floating_point_contract_flag, str) else True
-    options: dict[str, Any] = {
-        # The loop must not be split: it holds one element at a time, not all the pairs.
-        "realize_opcount_threshold": 1 << 20,
-        "cpp.enable_floating_point_contract_flag": fused,  # fused multiply-add: .6 of the time
-    }
-    return torch.compile(sums, fullgraph=True, options=options)  # plain torch would hold all pairs
-
-
-def _quotient(widths: tuple[float, ...]) -> tuple[list[float], list[float]]:
-    """P and Q with sum_c c/(c + u) = P(u)/Q(u): their coefficients, the constant first."""
-    top, bottom = [0.0], [1.0]
-    for c in widths:  # P/Q + c/(c + u) = (P (c + u) + c Q) / (Q (c + u))
-        padded = zip([*top, 0.0], [0.0, *top], [*bottom, 0.0], [0.0, *bottom], strict=True)
-        rows = [(c * p + p_u + c * q, c * q + q_u) for p, p_u, q, q_u in padded]
-        top, bottom = [row[0] for row in rows], [row[1] for row in rows]
-    return top[:-1], bottom
-
-
-def _polynomial(coefficients: list[float], u: Tensor) -> Tensor:
-    value = torch.full_like(u, coefficients[-1])
-    for c in coefficients[-2::-1]:
-        value = value * u + c
-    return value
 
 
 _THREE = "Tensor z, Tensor loc, Tensor scale, float own, float other, bool per_dim"

@@ -24,7 +24,8 @@ MAX_LINES = 400
 MAY_IMPORT = {
     # leaves
     "schedules": (),
-    "pairwise": (),
+    "pairloop": (),
+    "pairwise": ("pairloop",),
     "divergences": ("pairwise",),
     "likelihoods": (),
     "networks": (),
