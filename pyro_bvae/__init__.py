@@ -35,6 +35,7 @@ _MODULES = (
     "divergences",
     "networks",
     "schedules",
+    "svi",
     "datasets",
     "metrics",
     "evaluation",
