@@ -61,7 +61,8 @@ def fit(
     """Train ``vae`` on ``data`` by stochastic variational inference with Adam.
 
     It runs on the device of the vae's parameters; data in memory are moved there once, as uint8 where
-    they are. Latent noise comes from the ambient generator, the data order from ``seed``. A last batch
+    they are, and other data are read one batch ahead. On a CPU convolutions lie channels last
+    meanwhile. Latent noise comes from the ambient generator, the data order from ``seed``. A last batch
     of a single row is left out when ``batch_size`` > 1: BatchNorm cannot take it.
 
     Args:

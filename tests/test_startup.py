@@ -175,6 +175,7 @@ def test_a_library_that_is_not_glibc_or_cannot_be_opened_is_passed_over(libc, mo
 def test_glibc_without_mallopt_is_passed_over(libc, monkeypatch):
     monkeypatch.delattr(Glibc, "mallopt")
     process.tune_allocator()
+    assert libc.set == []
 
 
 def test_importing_and_asking_for_help_set_nothing(untuned):

@@ -260,6 +260,7 @@ def test_numbers_are_told_from_switches_and_tensors_by_their_place(replayed):
     against_svi(two_numbers, [lambda step, w=w: step(X3, w) for w in words])
     places = [(X3, False, None)] * 3 + [(None, False, X3)] * 3 + [(X3, False, None)]
     against_svi(two_numbers, [lambda step, p=p: step(*p) for p in places])
+    assert len(replayed) == 4
 
 
 def test_an_emptied_parameter_store_starts_again(replayed):
@@ -269,6 +270,7 @@ def test_an_emptied_parameter_store_starts_again(replayed):
 
     plain = [lambda step: step(X3)] * 4
     against_svi(two_numbers, [*plain, clear, *plain])
+    assert len(replayed) == 2
 
 
 def nets():
