@@ -10,9 +10,6 @@ One thread (OMP_NUM_THREADS=1), CPU time and not wall time: other jobs on the ma
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +19,9 @@ import numpy as np
 
 from pyro_bvae.metrics import METRICS, factor_vae_score, hoyer, mig_chen, udr
 
+from .timing import interleaved, write
+
 SIZES = (3, 6, 40, 32, 32)  # values of shape, scale, orientation, x and y
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -50,15 +48,11 @@ def main() -> None:
             codes, factors, estimator=gradient_boosting()
         )
     METRICS["beta-vae-score"](codes[:500], factors[:500], n_train=50, n_eval=50)  # imports sklearn
-    seconds = {}
+    rows = []
     for name, job in jobs.items():
-        seconds[name] = cpu_seconds(job)
-        print(f"{name:<44} {seconds[name]:8.3f} s", flush=True)
-    record = {"rows": args.rows, "latents": args.latents, "cpu_seconds": seconds} | hardware()
-    out = args.out or RESULTS / f"metrics-{time.strftime('%Y-%m-%d')}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"Wrote {out}")
+        rows.append({"metric": name, "cpu_s": interleaved({name: job}, 1)[name]})
+        print(f"{name:<44} {rows[-1]['cpu_s']:8.3f} s", flush=True)
+    write("metrics", rows, args.out, n=args.rows, latents=args.latents)
 
 
 def sample(n: int, latents: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,28 +67,6 @@ def gradient_boosting() -> Any:
     from sklearn.ensemble import GradientBoostingClassifier
 
     return GradientBoostingClassifier()
-
-
-def cpu_seconds(job: Callable[[], Any]) -> float:
-    start = time.process_time()
-    job()
-    return time.process_time() - start
-
-
-def hardware() -> dict[str, str]:
-    cpu = platform.processor() or platform.machine()
-    for line in (
-        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    ):
-        if line.startswith("model name"):
-            cpu = line.split(":", 1)[1].strip()
-            break
-    return {
-        "cpu": cpu,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from . import pairwise
-from .pairwise import UNDERFLOW
 
 Divergence = Callable[[TorchDistributionMixin, TorchDistributionMixin, Tensor], Tensor]
 
@@ -220,7 +219,7 @@ def _log_weights(log_q: Tensor, own: float | None) -> Tensor:
     """Log mixture weights of component j for sample i, ``(n, B)``, rows summing to 1."""
     n, batch = log_q.shape
     if own is None:
-        return log_q.new_tensor(-math.log(batch))
+        return log_q.new_full((), -math.log(batch))
     weights = log_q.new_full((n, batch), (1 - own) / (batch - 1))
     weights.diagonal().fill_(own)
     return weights.log()
@@ -233,9 +232,3 @@ def _mmd(p_z: TorchDistributionMixin, z: Tensor, n_samples: int | None, per_dim:
         return (0.0 * z).sum()
     widths = tuple(2.0 * s * (1 if per_dim else z.shape[1]) for s in MMD_SCALES)
     return pairwise.mmd(z, z_p, widths, per_dim).to(z.dtype)
-
-
-def logsumexp_in_place(joint: Tensor) -> Tensor:
-    """`torch.logsumexp` over columns, in place."""
-    top = joint.amax(1)
-    return joint.sub_(top[:, None]).clamp_(min=UNDERFLOW).exp_().sum(1).log_().add_(top)

@@ -5,15 +5,19 @@ import sys
 
 import pytest
 
+from pyro_bvae.metrics import METRICS
+
 SMALL = {
     "steps": ["spirals", "--eager", "--rounds", "1"],
     "aggregate": ["--quick", "--eager"],
     "growth": ["--quick"],
     "jobs": ["help", "--repeat", "1"],
+    "metrics": ["--rows", "300"],
 }
+KINDS = [pytest.param(name, marks=[pytest.mark.slow] * (name == "metrics")) for name in SMALL]
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_benchmark_writes_its_numbers_and_the_hardware(name, tmp_path, monkeypatch, capsys):
     main = pytest.importorskip("benchmarks.__main__", reason="only in a clone").main
     out = tmp_path / "out.json"
@@ -25,6 +29,8 @@ def test_a_benchmark_writes_its_numbers_and_the_hardware(name, tmp_path, monkeyp
     rows = sum(record["rows"].values(), []) if name in ("aggregate", "growth") else record["rows"]
     times = [v for row in rows for key, v in row.items() if key.endswith(("ms", "_s"))]
     assert times and all(time > 0 for time in times)
+    if name == "metrics":
+        assert set(METRICS) <= {row["metric"] for row in rows}
     assert str(out) in capsys.readouterr().out
 
 

@@ -1,6 +1,5 @@
 """Every example runs and draws what it says."""
 
-import json
 import runpy
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 from PIL import Image
 
 from pyro_bvae.datasets import Data
-from pyro_bvae.metrics import METRICS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -88,14 +86,3 @@ def test_mnist_capacity(arguments, tmp_path, monkeypatch, capsys):
     run("mnist_capacity.py", *everything, monkeypatch=monkeypatch)
     assert "KL" in capsys.readouterr().out
     picture(out)
-
-
-@pytest.mark.slow
-def test_the_benchmark_of_the_metrics(tmp_path, monkeypatch, capsys):
-    out = tmp_path / "metrics.json"
-    monkeypatch.setattr(sys, "argv", ["metrics", "--rows", "300", "--out", str(out)])
-    runpy.run_path(str(EXAMPLES.parent / "benchmarks" / "metrics.py"), run_name="__main__")
-    record = json.loads(out.read_text())
-    assert set(METRICS) <= set(record["cpu_seconds"]) and record["rows"] == 300
-    assert all(seconds >= 0 for seconds in record["cpu_seconds"].values())
-    assert len(capsys.readouterr().out.splitlines()) == len(record["cpu_seconds"]) + 1

@@ -46,7 +46,7 @@ MAY_IMPORT = {
     ),
     # reading
     "metrics": (),
-    "evaluation": ("datasets", "divergences", "metrics", "vae"),
+    "evaluation": ("datasets", "divergences", "metrics", "pairwise", "vae"),
     "plots": (),
     "traversal": ("vae",),
     "figures": (

@@ -10,7 +10,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..divergences import UNDERFLOW, inclusive_kl, logsumexp_in_place, mmd, mmd_per_dim
+from ..divergences import inclusive_kl, mmd, mmd_per_dim
+from ..pairwise import UNDERFLOW
 from ..vae import VAE
 from .codes import Codes
 
@@ -145,10 +146,16 @@ def _log_densities(z: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tenso
                 ((block[:, d, None] - means[d]) * inverse[d]).square_().mul_(-0.5).add_(constant[d])
             )
             joint += one
-            product += logsumexp_in_place(one) - log_m
-        total = logsumexp_in_place(joint.clone())
+            product += _logsumexp(one) - log_m
+        total = _logsumexp(joint.clone())
         share = joint.sub_(total[:, None])  # log p(m|z)
         entropy = -(share.clamp(min=UNDERFLOW).exp() * share).sum(1)
         parts.append((total - log_m, product, entropy))
     whole = [torch.cat(group) for group in zip(*parts, strict=True)]
     return whole[0], whole[1], whole[2]
+
+
+def _logsumexp(joint: Tensor) -> Tensor:
+    """`torch.logsumexp` over columns, in place."""
+    top = joint.amax(1)
+    return joint.sub_(top[:, None]).clamp_(min=UNDERFLOW).exp_().sum(1).log_().add_(top)
