@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ def one_sentence() -> Iterator[None]:
 
 def fail(sentence: str, code: int = USAGE) -> None:
     """Print ``sentence`` on standard error and exit."""
-    click.echo(f"Error: {sentence}", err=True)
+    rank = os.environ.get("RANK", "0")  # of several processes that torchrun started
+    click.echo(f"{'' if rank == '0' else f'[rank {rank}] '}Error: {sentence}", err=True)
     sys.exit(code)
 
 

@@ -63,5 +63,5 @@ def _pair(text: str) -> tuple[str, Any]:
         raise ValueError(f"--prior-arg must be KEY=VALUE; got {text!r}. For example df=5.")
     try:
         return name.replace("-", "_"), json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # text, or a number or lists that nothing can hold
         return name.replace("-", "_"), value

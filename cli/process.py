@@ -1,10 +1,13 @@
-"""What a command may set for its process, and a library may not: how memory is kept, and threads."""
+"""What a command may set for its process, and a library may not: memory, threads, signals."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
+from types import FrameType
+from typing import Any
 
 # mallopt's parameters, as malloc.h of glibc numbers them, and their values in bytes.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -39,3 +42,48 @@ def choose_threads(network: str | None) -> None:
 
     if network == "mlp":
         torch.set_num_threads(1)
+
+
+def is_first() -> bool:
+    """Whether this is the process that speaks and writes, of those that torchrun may have started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class Signals:
+    """Ctrl-C and SIGTERM end a training after its step, so that a checkpoint of it can be written.
+
+    A second one, and one that comes before the first step or after the last, ends it at once. Either way
+    as a KeyboardInterrupt.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._stepping = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        # Of several processes the first one stops, with its checkpoint, and so the others end.
+        handler = self._ask if is_first() else signal.SIG_IGN
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, handler)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        again, self.asked = self.asked, number
+        if again or not self._stepping:
+            raise KeyboardInterrupt
+
+    def at_step(self, state: Any) -> None:
+        """Called after each step with the `TrainingState`."""
+        self._stepping = state.step < state.total
+        if self.asked:
+            raise KeyboardInterrupt
+
+    @property
+    def code(self) -> int:
+        """The exit code that shells give a process ended by this signal."""
+        return 128 + (self.asked or signal.SIGINT)

@@ -14,7 +14,8 @@ def echo_table(metrics: dict[str, Any]) -> None:
     rows = measures(metrics)
     width = max((len(row.label) for row in rows), default=0)
     for row in rows:
-        whole = row.key in ("components_used", "active_units")
+        counted = row.key in ("components_used", "active_units")
+        whole = counted and float(row.value).is_integer()  # no mean over seeds
         value = f"{row.value:5.0f}    " if whole else f"{row.value:9.3f}"
         error = "" if row.se is None else f" +- {row.se:.3f}"
         note = f"  {row.note}" if whole else f"  ({row.note})"

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from .errors import INTERRUPTED, fail, one_line_notes, one_sentence
-from .options import config_options, make_config
-from .process import choose_threads, tune_allocator
+from .errors import fail, one_line_notes, one_sentence
+from .options import config_options, make_config, trust
+from .process import Signals, choose_threads, is_first, tune_allocator
 from .table import echo_table
 
 
@@ -17,12 +17,43 @@ from .table import echo_table
 @config_options
 @click.option("--out", type=click.Path(), help="Run directory [default: runs/DATASET-PRIOR-N].")
 @click.option(
+    "--resume",
+    metavar="RUN",
+    type=click.Path(),
+    help="Go on with a run that was interrupted, by its own options.",
+)
+@click.option(
+    "--checkpoint-every",
+    metavar="STEPS",
+    type=int,
+    help="Steps between two checkpoints [default: by time, about ten seconds].",
+)
+@click.option(
+    "--seeds",
+    type=int,
+    help="Train under so many seeds, from --seed on: means and standard errors.",
+)
+@click.option("--jobs", type=int, default=1, help="With --seeds: processes. [default: 1]")
+@click.option(
     "--report/--no-report",
     default=True,
     help="Write RUN/report.html at the end, where its decoder can run in the page (2 M weights).",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def command(out: str | None, report: bool, quiet: bool, **values: Any) -> None:
+@trust
+@click.pass_context
+def command(
+    context: click.Context,
+    out: str | None,
+    resume: str | None,
+    checkpoint_every: int | None,
+    seeds: int | None,
+    jobs: int,
+    report: bool,
+    quiet: bool,
+    trust: bool,
+    **values: Any,
+) -> None:
     """Train a model and see its numbers and pictures.
 
     The objective is E log p(x|z) - beta KL(q(z|x) || p(z)) - alpha D(q(z), p(z)); with --gamma and
@@ -30,38 +61,95 @@ def command(out: str | None, report: bool, quiet: bool, **values: Any) -> None:
     first two thirds of training unless --beta-warmup says otherwise (0 switches it off); beside
     --gamma, beta is 1 throughout.
 
+    Interrupted by Ctrl-C or SIGTERM it writes a checkpoint; --resume goes on from the last one to the
+    same numbers, whatever stopped it.
+
     \b
     pyro-bvae train --prior mixture --alpha 1
     pyro-bvae train --dataset fashion-mnist --prior spike-slab --alpha 100
     pyro-bvae train --dataset mnist --gamma 100 --capacity 20
     pyro-bvae train --prior mypackage.priors:Ring --prior-arg radius=2 --alpha 1
+    pyro-bvae train --resume runs/spirals-mixture-1
+    pyro-bvae train --prior mixture --alpha 1 --seeds 8 --jobs 2
     """
     with one_sentence():
-        config = make_config(values)
         # What needs no torch is refused before the seconds that importing it takes.
-        from pyro_bvae.datasets import find_loader
-        from pyro_bvae.writing import check_new_directory
-
-        find_loader(config.dataset)
-        if out is not None:
-            check_new_directory(Path(out))
+        if resume is None:
+            config = make_config(values)
+            _check_new(config, out if is_first() and seeds is None else None)
+        else:
+            _check_alone(context)
+            config = _of_run(Path(resume))
         tune_allocator()
         choose_threads(config.resolved().network)
-    from pyro_bvae.runs import train
+    if seeds is not None:
+        from .sweep import train_seeds
 
-    bar = _Bar(quiet)
-    click.echo("Loading data and building the model ...", err=True)
+        train_seeds(config, seeds, out, jobs, trust=True)  # what it names was typed here
+        return
+    from pyro_bvae import runs
+
+    bar, signals, finished = _Bar(quiet or not is_first()), Signals(), False
+
+    def on_step(state: Any) -> None:
+        bar.step(state)
+        signals.at_step(state)
+
+    hooks: Any = {
+        "callbacks": [bar.record], "on_step": on_step, "checkpoint_every": checkpoint_every,
+    }  # fmt: skip
+    if is_first():
+        click.echo("Loading data and building the model ...", err=True)
     try:
-        with one_sentence(), one_line_notes():
-            run = train(config, out, on_step=bar.step, callbacks=[bar.record])
-    except FloatingPointError as error:
+        with one_sentence(), one_line_notes(), signals:
+            if resume is None:
+                run = runs.train(config, out, **hooks)
+            else:
+                finished = runs.is_finished(resume)
+                run = runs.resume(resume, trust=trust, **hooks)
+    except (FloatingPointError, MemoryError) as error:
         bar.close()
         fail(str(error), 1)
     except KeyboardInterrupt as error:
         bar.close()
-        fail(str(error) or "Interrupted.", INTERRUPTED)
+        fail(str(error) or "Interrupted.", signals.code)
     bar.close()
+    if not is_first():
+        return
+    if finished:
+        click.echo(f"Note: {resume} is finished; nothing was trained.", err=True)
     _summary(run, report and _write_report(run))
+
+
+def _check_new(config: Any, out: str | None) -> None:
+    from pyro_bvae.datasets import find_loader
+    from pyro_bvae.writing import check_new_directory
+
+    find_loader(config.dataset)
+    if out is not None:
+        check_new_directory(Path(out))
+
+
+def _check_alone(context: click.Context) -> None:
+    """A run goes on by its own options: others beside --resume would be ignored."""
+    beside = ("resume", "checkpoint_every", "report", "quiet", "trust")
+    typed = click.core.ParameterSource.COMMANDLINE
+    for option in context.command.params:
+        name = str(option.name)
+        if name not in beside and context.get_parameter_source(name) is typed:
+            raise ValueError(
+                f"--resume goes on by the options that the run was started with; got {option.opts[0]} "
+                "beside it. Leave it out, or train anew without --resume."
+            )
+
+
+def _of_run(path: Path) -> Any:
+    from pyro_bvae.writing import check_run
+
+    check_run(path)
+    from pyro_bvae.runs import read_config
+
+    return read_config(path)
 
 
 def _write_report(run: Any) -> bool:
@@ -82,14 +170,17 @@ class _Bar:
         self.quiet = quiet
         self.bar: Any = None
 
-    def step(self, step: int, total: int) -> None:
+    def step(self, state: Any) -> None:
         if self.quiet:
             return
         if self.bar is None:
             from tqdm import tqdm
 
             # None: no bar in a log file, where it would be a line a step
-            self.bar = tqdm(total=total, unit=" steps", mininterval=0.2, leave=False, disable=None)
+            self.bar = tqdm(
+                total=state.total, initial=state.step - 1, unit=" steps", mininterval=0.2, leave=False,
+                disable=None,
+            )  # fmt: skip
         self.bar.update(1)
 
     def record(self, record: dict[str, float], state: Any) -> None:

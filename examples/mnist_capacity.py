@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from pyro_bvae import CapacityELBO, Config, fit
 from pyro_bvae.build import build
 from pyro_bvae.evaluation import encode_data
+from pyro_bvae.training import TrainingState
 
 
 def main() -> None:
@@ -52,9 +53,10 @@ def main() -> None:
     steps_an_epoch = -(-len(built.train) // 64)
     rows: list[tuple[float, ...]] = []
 
-    def measure(step: int, total: int) -> None:
-        last = step > total - steps_an_epoch
-        if step % (100 if last else 400) == 0 or step == total:
+    def measure(state: TrainingState) -> None:
+        step = state.step
+        last = step > state.total - steps_an_epoch
+        if step % (100 if last else 400) == 0 or step == state.total:
             codes = encode_data(built.vae, held_out)
             rows.append((step, objective.capacity, codes.kl.mean().item(), codes.kl.std().item(),
                          codes.log_px_z.mean().item()))  # fmt: skip

@@ -27,6 +27,7 @@ _HOME = {
     "train": "runs",
     "Run": "runs",
     "load_run": "runs",
+    "resume": "runs",
     "Config": "config",
 }
 _MODULES = (
@@ -41,6 +42,7 @@ _MODULES = (
     "evaluation",
     "plots",
     "report",
+    "sweep",
 )
 __all__ = [*_HOME, *_MODULES]  # noqa: PLE0604
 

@@ -210,6 +210,8 @@ def _make_network(
     try:
         pair: Any = make(x_shape, config.latent_dim, extra, scale)
     except (TypeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise TypeError(f"{rule} (encoder, decoder); {_line(error)}. Mend it.") from error
     if not (isinstance(pair, tuple) and [isinstance(m, nn.Module) for m in pair] == [True, True]):
         raise TypeError(f"{rule} (encoder, decoder), two modules; got {type(pair).__name__}.")
@@ -231,15 +233,30 @@ def make_prior(config: Config, x_shape: Sequence[int], x: Any = None) -> nn.Modu
     if "latent_dim" in known:
         options.setdefault("latent_dim", config.latent_dim)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    of_data = [name for name in ("x", "x_shape") if name in config.prior_args]
+    if of_data and config.prior in priors.PRIORS:
+        raise ValueError(
+            f"--prior-arg of {config.prior} must not be {of_data[0]}, which the data give. Leave it out."
+        )
     wrong = [name for name in options if name not in known and not takes_any]
     if wrong:
         args = ", ".join(n for n in known if n not in ("latent_dim", "x", "x_shape")) or "none"
         raise ValueError(f"--prior-arg of {config.prior} must be one of: {args}; got {wrong[0]!r}.")
     try:
         prior: nn.Module = make(**options)
-    except (TypeError, RuntimeError) as error:
+    except ValueError:
+        raise
+    except Exception as error:  # a prior of the user's own may fail in any way
+        if is_out_of_memory(error):
+            raise
         raise TypeError(f"--prior {config.prior}: {_line(error)}. Mend its --prior-arg.") from error
     return prior
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory did not suffice, on whichever device: torch says so by a RuntimeError."""
+    words = ("allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def make_transform(config: Config) -> Callable[[Tensor], Tensor] | None:
@@ -322,6 +339,8 @@ def _check_on_batch(
     except ValueError as error:
         if not isinstance(error.__cause__, RuntimeError):
             raise
+        if is_out_of_memory(error.__cause__):
+            raise error.__cause__ from error
         raise ValueError(
             f"{error} They come from --network {config.network} and --prior {config.prior}; "
             "--network mlp takes any x."

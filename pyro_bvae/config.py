@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,13 +159,18 @@ class Config:
         """The inverse of `to_dict`.
 
         Raises:
+            TypeError: not names and values.
             ValueError: a newer format, or a name that is no option.
         """
+        if not isinstance(values, dict):
+            raise TypeError(
+                f"Config: options must be names and values; got {brief(values)}. Give a dict."
+            )
         values = dict(values)
         written = values.pop("format", FORMAT)
-        if not isinstance(written, int) or written > FORMAT:
+        if isinstance(written, bool) or not isinstance(written, int) or written > FORMAT:
             raise ValueError(
-                f"Config: format must be at most {FORMAT}; got {written!r}. "
+                f"Config: format must be at most {FORMAT}; got {brief(written)}. "
                 "It was written by a newer version: upgrade pyro_bvae."
             )
         names = tuple(field.name for field in dataclasses.fields(cls))
@@ -216,12 +222,23 @@ def flag(name: str) -> str:
     return "--prior-arg" if name == "prior_args" else "--" + name.replace("_", "-")
 
 
+def brief(value: object) -> str:
+    """``repr`` on one short line; no text at all of what is too large or too deep to be written."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an int of more than 4300 digits; lists within lists
+        text = f"a {type(value).__name__}"
+    text = text.replace("\n", " ")
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF // 2]} ... {text[-_BRIEF // 4 :]}"
+
+
 def _unknown(what: str, value: object, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(str(value), known, 1)
+    close = difflib.get_close_matches(value[:_BRIEF], known, 1) if isinstance(value, str) else []
     hint = f" Did you mean {close[0]}?" if close else ""
-    return f"{what} must be one of {', '.join(known)}; got {value!r}.{hint}"
+    return f"{what} must be one of {', '.join(known)}; got {brief(value)}.{hint}"
 
 
+_BRIEF = 80  # characters of a value in an error
 _KINDS = {"str": (str, "text"), "bool": (bool, "true or false"), "dict": (dict, "names and values")}
 
 
@@ -234,14 +251,18 @@ def _check_kinds(config: Config) -> None:
             continue
         if field.name == "likelihood_scale":  # a number serves as well as its text
             continue
-        raise TypeError(f"{flag(field.name)} must be {words}; got {value!r}.")
+        raise TypeError(f"{flag(field.name)} must be {words}; got {brief(value)}.")
+    if any(not isinstance(name, str) for name in config.prior_args):
+        raise TypeError(f"--prior-arg must be named by text; got {brief(config.prior_args)}.")
     try:
-        json.dumps(config.prior_args)
-    except (TypeError, ValueError) as error:
+        plain = json.loads(json.dumps(config.prior_args, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
-            f"--prior-arg must be numbers, text or lists of them; got {config.prior_args!r} ({error}). "
-            "Convert it, for example with tolist()."
+            "--prior-arg must be numbers, text or lists of them; got "
+            f"{brief(config.prior_args)} ({brief(str(error))}). Convert it, for example with tolist()."
         ) from error
+    # As config.json will give it back: lists for tuples, and nothing that the caller can still change.
+    object.__setattr__(config, "prior_args", plain)
 
 
 def _check_numbers(config: Config) -> None:
@@ -250,6 +271,7 @@ def _check_numbers(config: Config) -> None:
         "seed": 0, "beta": 0, "alpha": 0, "gamma": 0, "capacity": 0, "beta_tc": 1,
         "beta_warmup": 0, "alpha_warmup": 0, "capacity_ramp": 0, "test_fraction": 0, "lr": 0,
     }  # fmt: skip
+    at_most = {"latent_dim": 1 << 16, "n_particles": 1 << 16}  # more would only fill the memory
     for name, least in at_least.items():
         value, declared = getattr(config, name), str(Config.__dataclass_fields__[name].type)
         if value is None and "None" in declared:
@@ -257,19 +279,26 @@ def _check_numbers(config: Config) -> None:
         whole = "int" in declared
         kind = "a whole number" if whole else "a number"
         bad = isinstance(value, bool) or not isinstance(value, int if whole else (int, float))
-        if bad or not math.isfinite(value) or value < least:
-            raise ValueError(f"{flag(name)} must be {kind} of at least {least}; got {value!r}.")
+        if bad or not value >= least or value == math.inf:
+            raise ValueError(
+                f"{flag(name)} must be {kind} of at least {least}; got {brief(value)}."
+            )
+        most = at_most.get(name, sys.maxsize if whole else sys.float_info.max)
+        if value > most:  # a whole number that no float or no tensor can hold
+            raise ValueError(f"{flag(name)} must be at most {most}; got {brief(value)}.")
     for name in ("beta_warmup", "alpha_warmup", "capacity_ramp"):
         if getattr(config, name) > 1:
             raise ValueError(
-                f"{flag(name)} must be a share of training in [0, 1]; got {getattr(config, name)}."
+                f"{flag(name)} must be a share of training in [0, 1]; got {brief(getattr(config, name))}."
             )
     if not 0 < config.test_fraction < 1:
-        raise ValueError(f"--test-fraction must lie between 0 and 1; got {config.test_fraction}.")
+        raise ValueError(
+            f"--test-fraction must lie between 0 and 1; got {brief(config.test_fraction)}."
+        )
     if config.lr == 0:
         raise ValueError("--lr must be greater than 0; got 0.")
     if config.seed >= 2**32:
-        raise ValueError(f"--seed must be below 2**32; got {config.seed}.")
+        raise ValueError(f"--seed must be below 2**32; got {brief(config.seed)}.")
     _check_scale(config.likelihood_scale)
 
 
@@ -277,12 +306,16 @@ def _check_scale(scale: str | None) -> None:
     if scale in (None, "learned", "decoder"):
         return
     try:
-        good = 0 < float(str(scale)) < math.inf
-    except ValueError:
-        good = False
-    if not good:
+        value = float(str(scale))
+    except (ValueError, RecursionError):
+        value = math.nan
+    if not 0 < value < math.inf:
         raise ValueError(
-            f"--likelihood-scale must be a number > 0, 'learned' or 'decoder'; got {scale!r}."
+            f"--likelihood-scale must be a number > 0, 'learned' or 'decoder'; got {brief(scale)}."
+        )
+    if not 1e-6 <= value <= 1e6:  # its square is taken in float32
+        raise ValueError(
+            f"--likelihood-scale must lie in [1e-06, 1e+06] where it is a number; got {brief(scale)}."
         )
 
 
@@ -297,13 +330,13 @@ def _check_together(config: Config) -> None:
             )
     rules = [
         (c.epochs is not None and c.steps is not None,
-         f"--epochs and --steps exclude each other; got {c.epochs} and {c.steps}. Give one."),
+         f"--epochs and --steps exclude each other; got {brief(c.epochs)} and {brief(c.steps)}. Give one."),
         (c.capacity is not None and c.gamma is None,
-         f"--capacity {c.capacity} needs --gamma, the weight of |KL - C|. Try --gamma 100."),
+         f"--capacity {brief(c.capacity)} needs --gamma, the weight of |KL - C|. Try --gamma 100."),
         (c.gamma is not None and c.capacity is None,
-         f"--gamma {c.gamma} needs --capacity, C in nats. Try --capacity 20."),
+         f"--gamma {brief(c.gamma)} needs --capacity, C in nats. Try --capacity 20."),
         (c.gamma is not None and c.beta != 1,
-         f"--gamma needs --beta 1, since gamma weighs the KL; got --beta {c.beta}. Leave --beta out."),
+         f"--gamma needs --beta 1, since gamma weighs the KL; got --beta {brief(c.beta)}. Leave --beta out."),
         (c.gamma is not None and (c.alpha > 0 or c.beta_tc is not None),
          "--gamma and a divergence exclude each other. Leave out --alpha and --beta-tc, or --gamma."),
         (c.alpha_warmup > 0 and c.alpha == 0,

@@ -19,6 +19,8 @@ SCALE_FLOOR = 1e-3
 """Smallest scale a decoder or a learned scale may give: without a floor log p(x|z) has no upper
 bound once beta = 0."""
 
+_SCALES = (1e-6, 1e6)  # of a fixed scale: its square stays in float32
+
 
 class Bernoulli(nn.Module):
     """Cross-entropy of pixels in [0, 1] against logits, summed: x log p + (1 - x) log(1 - p).
@@ -53,10 +55,18 @@ class _LocScale(nn.Module):
         self.per_pixel = scale == "decoder"
         if isinstance(scale, str) and scale not in ("learned", "decoder"):
             raise ValueError(
-                f"{name}: scale must be a number > 0, 'learned' or 'decoder'; got {scale!r}."
+                f"{name}: scale must be a number > 0, 'learned' or 'decoder'; got {scale!r:.40}."
+            )
+        if not isinstance(scale, (str, int, float)) or isinstance(scale, bool):
+            raise TypeError(
+                f"{name}: scale must be a number, 'learned' or 'decoder'; got {type(scale).__name__}."
             )
         if not isinstance(scale, str) and not 0 < scale < float("inf"):
             raise ValueError(f"{name}: scale must be a finite number > 0; got {scale}.")
+        if not isinstance(scale, str) and not _SCALES[0] <= scale <= _SCALES[1]:
+            raise ValueError(
+                f"{name}: scale must lie in [{_SCALES[0]:g}, {_SCALES[1]:g}]; got {scale!r:.40}."
+            )
         if scale == "learned":
             self.raw_scale = nn.Parameter(torch.zeros(()))
         elif not self.per_pixel:

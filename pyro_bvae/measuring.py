@@ -31,12 +31,34 @@ from .evaluation.codes import Transform
 from .figures import write_figures
 from .metrics import METRICS
 from .metrics.checks import check_known
-from .training import Record
+from .training import Callback, Record, TrainingState
 from .vae import VAE, evaluating, vae_device
-from .writing import replacing, write_json
+from .writing import locked, replacing, write_json
 
+_EVALUATIONS = 30  # held-out measurements during a training
+_HELD_OUT_ROWS = 2000  # of each
 _EXAMPLES = 16
 _OF_TRAINING = ("rate_minus_log_batch", "training_seconds")  # what no evaluation can find again
+
+
+def held_out_terms(built: Built) -> Callback:
+    """Adds held-out terms to some of the records, without touching the noise of the training."""
+    c = built.config
+    batch = cast(int, c.batch_size)
+    total_epochs = c.epochs or math.ceil(cast(int, c.steps) * batch / len(built.train))
+    every = max(1, total_epochs // _EVALUATIONS)
+
+    def add(record: Record, state: TrainingState) -> None:
+        if state.epoch % every:
+            return
+        with evaluating(built.vae, seed=0):
+            codes = encode_data(built.vae, spaced(built.test, _HELD_OUT_ROWS), built.transform)
+        log_px_z, kl = codes.log_px_z.mean().item(), codes.kl.mean().item()
+        record |= {"test_log_px_z": log_px_z, "test_kl": kl, "test_elbo": log_px_z - kl}
+        if codes.kl_per_latent is not None:
+            record |= {f"test_kl_z{d}": v for d, v in enumerate(codes.kl_per_latent.tolist())}
+
+    return add
 
 
 def measure(path: Path, built: Built, history: list[Record]) -> None:
@@ -56,9 +78,9 @@ def measure(path: Path, built: Built, history: list[Record]) -> None:
     metrics["rate_minus_log_batch"] = history[-1].get("rate_minus_log_batch")
     metrics["diagnosis"] = diagnose(metrics, c)
     metrics["training_seconds"] = sum(record["seconds"] for record in history)
-    write_json(path / "metrics.json", metrics)
     _write_examples(path, built.vae, built.test, built.transform, c.seed)
     write_figures(path / "figures", built.vae, built.train, built.test, codes, history)
+    write_json(path / "metrics.json", metrics)  # last: a run with its measures is finished
 
 
 def measure_run(
@@ -90,7 +112,23 @@ def measure_run(
 
     Raises:
         ValueError, TypeError, OSError: before any work.
+        BlockingIOError: another process writes to the run.
     """
+    with locked(path):
+        return _measure_run(path, config, vae, on, measures, n_samples, n_rows, on_progress, seed)
+
+
+def _measure_run(
+    path: Path,
+    config: Config,
+    vae: VAE,
+    on: str,
+    measures: Sequence[str] | None,
+    n_samples: int,
+    n_rows: int | None,
+    on_progress: Progress | None,
+    seed: int | None,
+) -> tuple[dict[str, Any], Path]:
     seed = config.seed if seed is None else seed
     data = _rows(config, on)
     names = applicable(data) if measures is None else check_measures(measures, data)

@@ -14,31 +14,32 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
-import platform
-import sys
-import textwrap
-import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pyro
-import torch
 
-from . import __version__
-from .build import Built, build, make_vae
-from .config import FORMAT, Config
-from .evaluation import encode_data, spaced
-from .measuring import measure
+from .build import Built, build, choose_device, make_vae
+from .checkpoint import Checkpoints, read_checkpoint, read_history
+from .config import Config
+from .distributed import ShardedVAE, agree, processes, ranks
+from .environment import add_environment, environment
+from .faults import enough_memory, said_why
+from .measuring import held_out_terms, measure
 from .training import Callback, Record, StepCallback, TrainingState, fit
-from .vae import VAE, evaluating, vae_device
-from .writing import check_directory, check_new_directory, check_run, replacing, write_json
-
-_EVALUATIONS = 30  # held-out measurements during a training
-_HELD_OUT_ROWS = 2000  # of each
+from .vae import VAE
+from .writing import (
+    check_directory,
+    check_inside,
+    check_new_directory,
+    locked,
+    read_json,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,13 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """Contents of metrics.json."""
-        return _read_json(self.path / "metrics.json", "pyro-bvae evaluate writes it.")
+        return read_json(self.path / "metrics.json", "pyro-bvae evaluate writes it.")
 
     @property
     def examples(self) -> dict[str, np.ndarray] | None:
         """Some held-out rows: ``x``, ``loc``, ``scale`` and, with labels, ``labels``; None if unwritten."""
         path = self.path / "examples.npz"
+        check_inside(path)
         if not path.is_file():
             return None
         try:
@@ -87,60 +89,208 @@ def train(
     *,
     callbacks: Sequence[Callback] = (),
     on_step: StepCallback | None = None,
+    checkpoint_every: int | None = None,
 ) -> Run:
     """Build, train, measure, draw, and write a run.
 
-    Everything that can be wrong with the options is found before the directory is made. On Ctrl-C and
-    on a loss that is not finite, the last good checkpoint and the history stay, and the exception is
-    raised again.
+    Everything that can be wrong with the options is found before the directory is made. However the
+    training ends, the last good checkpoint and the history stay, and `resume` goes on from there. In
+    processes that torchrun started the first one alone calls the callbacks and writes.
 
     Args:
         config: what to train.
         out: the run directory; a new or empty one. ``runs/<dataset>-<prior>-<n>`` by default.
         callbacks: as in `fit`, beside the run's own.
-        on_step: as in `fit`.
+        on_step: as in `fit`. A KeyboardInterrupt that it raises stops the training with a checkpoint of
+            that very step.
+        checkpoint_every: steps between two checkpoints; every ten seconds by default, or less often
+            where writing one takes long.
 
     Returns:
         The run.
 
     Raises:
         ValueError, TypeError, FileNotFoundError, FileExistsError: before any work.
-        FloatingPointError, KeyboardInterrupt: training stopped early.
+        BlockingIOError: another process writes to ``out``.
+        FloatingPointError, KeyboardInterrupt, MemoryError, OSError: training stopped early.
     """
-    if out is not None:
+    _check_every(checkpoint_every)
+    if out is not None and ranks()[0] == 0:
         check_new_directory(Path(out))
+    with ExitStack() as joined:
+        built, rank = _prepare(config, joined)
+        if rank > 0:
+            return Run(Path(out or "runs"), built.config, built.vae, _fit(built, None))
+        path = _make_directory(config, out)
+        with locked(path):
+            check_new_directory(path)  # another process may have been faster
+            write_json(path / "config.json", built.config.to_dict())
+            write_json(path / "environment.json", environment(built.vae))
+            return _carry_out(path, built, None, callbacks, on_step, checkpoint_every, joined)
+
+
+def resume(
+    path: str | Path,
+    *,
+    trust: bool = False,
+    callbacks: Sequence[Callback] = (),
+    on_step: StepCallback | None = None,
+    checkpoint_every: int | None = None,
+) -> Run:
+    """Go on with a training that stopped, from its last checkpoint to its end.
+
+    On the same machine and number of threads, with the same data, history and weights become bit for
+    bit those of a training that never stopped.
+
+    Args:
+        path: the run directory. One without a checkpoint starts anew; a finished one is only loaded.
+        trust: as in `load_run`.
+        callbacks, on_step, checkpoint_every: as in `train`.
+
+    Returns:
+        The run.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: no run, a damaged one, other data, or parts that need
+            ``trust``; nothing is changed.
+        BlockingIOError: another process trains it.
+        FloatingPointError, KeyboardInterrupt, MemoryError, OSError: training stopped early again.
+    """
+    _check_every(checkpoint_every)
+    path = Path(path)
+    config = read_config(path)
+    _check_trust(path, config, trust)
+    check_directory(path)
+    with ExitStack() as joined:
+        if ranks()[0] == 0:
+            joined.enter_context(locked(path))
+        if is_finished(path):
+            return load_run(path, trust=trust)
+        there = (path / "checkpoint.pt").is_file() or (path / "checkpoint.pt").is_symlink()
+        state = read_checkpoint(path / "checkpoint.pt") if there else None
+        if state is not None and state["format"] < 2:
+            raise ValueError(
+                f"resume: {path} must have a checkpoint of format 2; got 1, from which no training can "
+                "go on. Train again, or use its model as it is."
+            )
+        with ExitStack() as others:
+            built, rank = _prepare(config, others)
+            past = _past(path, built, state)
+            if rank > 0:
+                return Run(path, config, built.vae, past + _fit(built, state))
+            every = checkpoint_every
+            return _carry_out(path, built, state, callbacks, on_step, every, others, past)
+
+
+def is_finished(path: str | Path) -> bool:
+    """Whether the run in ``path`` has come to its end: its training wrote its measures."""
+    target = Path(path) / "metrics.json"
+    return target.is_file() and "training_seconds" in read_json(target)
+
+
+def _check_every(steps: int | None) -> None:
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise ValueError(f"--checkpoint-every must be a whole number of at least 1; got {steps!r}.")
+
+
+def _prepare(config: Config, joined: ExitStack) -> tuple[Built, int]:
+    """Join the processes that torchrun may have started, and build; this process's rank beside it."""
+    rank, world = joined.enter_context(processes(choose_device(config.device)))
     pyro.set_rng_seed(config.seed)
-    built = build(config)
-    path = _make_directory(config, out)
-    write_json(path / "config.json", built.config.to_dict())
-    write_json(path / "environment.json", _environment(built.vae))
-    writer = _Writer(path, built)
-    c = built.config
-    try:
-        history = fit(
-            built.vae,
-            built.objective,
-            built.train,
-            epochs=c.epochs,
-            steps=c.steps,
-            batch_size=cast(int, c.batch_size),
-            lr=cast(float, c.lr),
-            amsgrad=bool(c.amsgrad),
-            schedules=built.schedules,
-            transform=built.transform,
-            callbacks=[writer, *callbacks],
-            on_step=on_step,
-            seed=c.seed,
-            compile=bool(c.compile),
+    with enough_memory(config):
+        built = build(config)
+    if world > 1:
+        agree(
+            json.dumps([built.config.to_dict(), len(built.train)]).encode(),
+            "torchrun: all processes must train the same; their options, data or defaults differ. Start "
+            "them by one command, with the same files.",
         )
-    except FloatingPointError as error:
-        raise FloatingPointError(f"{error} {writer.kept()}") from error
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Interrupted. {writer.kept()}") from None
-    finally:
-        writer.close()
-    writer.save()
-    measure(path, built, history)
+        built = built._replace(vae=ShardedVAE.of(built.vae))
+    return built, rank
+
+
+def _past(path: Path, built: Built, state: dict[str, Any] | None) -> list[Record]:
+    """The records up to ``state``, which must be of these data."""
+    if state is None:
+        return []
+    n_rows = len(built.train)
+    if state is not None and (state["n_rows"], state["x_shape"]) != (
+        n_rows,
+        [*built.train.x_shape],
+    ):
+        raise ValueError(
+            f"resume: the data must be those {path} was trained on, {state['n_rows']} rows of "
+            f"{state['x_shape']}; got {n_rows} of {[*built.train.x_shape]}. Restore them."
+        )
+    return read_history(path / "history.jsonl", state["epoch"])
+
+
+def _fit(
+    built: Built,
+    state: dict[str, Any] | None,
+    callbacks: Sequence[Callback] = (),
+    on_step: StepCallback | None = None,
+) -> list[Record]:
+    c = built.config
+    alone = not isinstance(built.vae, ShardedVAE)
+    return fit(
+        built.vae,
+        built.objective,
+        built.train,
+        epochs=c.epochs,
+        steps=c.steps,
+        batch_size=cast(int, c.batch_size),
+        lr=cast(float, c.lr),
+        amsgrad=bool(c.amsgrad),
+        schedules=built.schedules,
+        transform=built.transform,
+        callbacks=callbacks,
+        on_step=on_step,
+        seed=c.seed,
+        compile=bool(c.compile) and alone,
+        resume=state,
+    )
+
+
+def _carry_out(
+    path: Path,
+    built: Built,
+    state: dict[str, Any] | None,
+    callbacks: Sequence[Callback],
+    on_step: StepCallback | None,
+    every: int | None,
+    joined: ExitStack,
+    past: Sequence[Record] = (),
+) -> Run:
+    """Train from ``state`` on, measure and draw, in a directory that is ours."""
+    about = {
+        "x_shape": [*built.train.x_shape],
+        "n_classes": built.vae.n_classes,
+        "n_rows": len(built.train),
+    }
+    check_inside(path / "figures")
+    writer = Checkpoints(path, about, every, past)
+    latest: list[TrainingState] = []
+
+    def after_step(training: TrainingState) -> None:
+        if state is not None and not latest:
+            add_environment(path, built.vae)
+        latest[:] = [training]
+        writer.on_step(training)
+        if on_step is not None:
+            try:
+                on_step(training)
+            except KeyboardInterrupt:
+                writer.save(training)
+                raise
+
+    with said_why(writer, built.config):
+        mine = [held_out_terms(built), writer.on_record, *callbacks]
+        history = [*past, *_fit(built, state, mine, after_step)]
+        joined.close()  # what follows is this process's alone
+        for training in latest:
+            writer.save(training)
+        measure(path, built, history)
     return Run(path, built.config, built.vae, history)
 
 
@@ -158,97 +308,31 @@ def load_run(path: str | Path, vae: VAE | None = None, trust: bool = False) -> R
         ValueError: a damaged or newer file, a model that does not fit, or parts that need ``trust``.
     """
     path = Path(path)
-    config = _read_config(path / "config.json")
-    checkpoint = _read_checkpoint(path / "checkpoint.pt")
+    config = read_config(path)
+    checkpoint = read_checkpoint(path / "checkpoint.pt")
     if vae is None:
-        own = [v for v in (config.prior, config.network) if v is not None and ":" in v]
-        if own and not trust:
-            raise ValueError(
-                f"load_run: {path} names code to import, {' and '.join(own)}; importing it runs it. "
-                "Pass trust=True (--trust) if you know it, or vae= with the model built."
-            )
-        vae = make_vae(config, checkpoint["x_shape"], checkpoint["n_classes"])
+        _check_trust(path, config, trust)
+        with enough_memory(config):
+            vae = make_vae(config, checkpoint["x_shape"], checkpoint["n_classes"])
     try:
         vae.load_state_dict(checkpoint["vae"])
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"load_run: the model must fit {path / 'checkpoint.pt'}; {reason} "
             "Pass the vae it was trained with."
         ) from error
     vae.eval()
-    return Run(path, config, vae, _read_history(path / "history.jsonl"))
+    return Run(path, config, vae, read_history(path / "history.jsonl"))
 
 
-class _Writer:
-    """The callback that keeps history.jsonl and checkpoint.pt up to date."""
-
-    def __init__(self, path: Path, built: Built) -> None:
-        self.path, self.built = path, built
-        self.state: TrainingState | None = None
-        self.saved = time.monotonic()
-        steps = built.config.steps
-        epochs = built.config.epochs
-        batch = cast(int, built.config.batch_size)
-        total_epochs = epochs or math.ceil(cast(int, steps) * batch / len(built.train))
-        self.every = max(1, total_epochs // _EVALUATIONS)
-        self.history = (path / "history.jsonl").open("w")
-
-    def __call__(self, record: Record, state: TrainingState) -> None:
-        if state.epoch % self.every == 0:
-            record |= _held_out(self.built)
-        self.history.write(json.dumps(record) + "\n")
-        self.state = state
-        # At most every ten seconds: a small model's epochs are shorter than a write to disk.
-        if state.epoch == 1 or time.monotonic() - self.saved > 10:
-            self.history.flush()
-            self.save()
-
-    def save(self) -> None:
-        """Write the checkpoint, unless a weight is not finite: then the last good one stays."""
-        self.saved = time.monotonic()
-        state = cast(TrainingState, self.state)
-        weights = state.vae.state_dict()
-        # A buffer may be infinite by right (the log-odds of weight 0), never NaN.
-        finite = all(torch.isfinite(p).all() for p in state.vae.parameters())
-        if not finite or any(torch.isnan(w).any() for w in weights.values()):
-            return
-        device = vae_device(state.vae)
-        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        checkpoint = {
-            "format": FORMAT,
-            "vae": weights,
-            "optim": state.optim.get_state(),
-            "step": state.step,
-            "epoch": state.epoch,
-            "x_shape": list(self.built.train.x_shape),
-            "n_classes": state.vae.n_classes,
-            "data_order": state.generator.get_state(),
-            "noise": torch.get_rng_state(),
-            "noise_cuda": cuda,
-        }
-        with replacing(self.path / "checkpoint.pt") as temporary:
-            torch.save(checkpoint, temporary)
-
-    def kept(self) -> str:
-        """What an interrupted run leaves behind, as a sentence."""
-        if self.state is None:
-            return f"{self.path} holds its configuration only: no epoch was finished."
-        return f"The last good checkpoint and the history are kept in {self.path}."
-
-    def close(self) -> None:
-        self.history.close()
-
-
-def _held_out(built: Built) -> Record:
-    """Held-out terms, without touching the noise of the training."""
-    with evaluating(built.vae, seed=0):
-        codes = encode_data(built.vae, spaced(built.test, _HELD_OUT_ROWS), built.transform)
-    log_px_z, kl = codes.log_px_z.mean().item(), codes.kl.mean().item()
-    record = {"test_log_px_z": log_px_z, "test_kl": kl, "test_elbo": log_px_z - kl}
-    if codes.kl_per_latent is not None:
-        record |= {f"test_kl_z{d}": kl_d for d, kl_d in enumerate(codes.kl_per_latent.tolist())}
-    return record
+def _check_trust(path: Path, config: Config, trust: bool) -> None:
+    own = [v for v in (config.prior, config.network) if v is not None and ":" in v]
+    if own and not trust:
+        raise ValueError(
+            f"load_run: {path} names code to import, {' and '.join(own)}; importing it runs it. "
+            "Pass trust=True (--trust) if you know it, or vae= with the model built."
+        )
 
 
 def _make_directory(config: Config, out: str | Path | None) -> Path:
@@ -274,25 +358,14 @@ def _make_directory(config: Config, out: str | Path | None) -> Path:
     raise AssertionError("unreachable")
 
 
-def _environment(vae: VAE) -> dict[str, Any]:
-    device = vae_device(vae)
-    return {
-        "pyro_bvae": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "device": str(device),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "threads": torch.get_num_threads(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+def read_config(path: str | Path) -> Config:
+    """The configuration of the run in ``path``, with every part of the model named.
 
-
-def _read_config(path: Path) -> Config:
-    values = _read_json(path)
+    Raises:
+        FileNotFoundError, ValueError: no run there, or a damaged one.
+    """
+    path = Path(path) / "config.json"
+    values = read_json(path)
     try:
         config = Config.from_dict(values)
     except (ValueError, TypeError) as error:
@@ -304,53 +377,3 @@ def _read_config(path: Path) -> Config:
             "Restore it."
         )
     return config
-
-
-def _read_json(path: Path, hint: str = "Is it a run?") -> dict[str, Any]:
-    check_run(path.parent, path.name, hint)
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"load_run: {path} must be JSON; {error}. Restore it.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"load_run: {path} must hold a JSON object; got {type(value).__name__}.")
-    return value
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"load_run: {path.parent} has no {path.name}. Train again.")
-    try:
-        checkpoint = dict(torch.load(path, map_location="cpu", weights_only=True))
-        written = int(checkpoint["format"])
-        if written <= FORMAT:
-            kinds = {"vae": dict, "x_shape": list, "n_classes": int}
-            wrong = [name for name, kind in kinds.items() if not isinstance(checkpoint[name], kind)]
-            if wrong:
-                raise TypeError(f"wrong kind of {', '.join(wrong)}")
-    except Exception as error:  # torch.load raises many kinds on damaged files
-        reason = textwrap.shorten(str(error) or type(error).__name__, 80, placeholder=" ...")
-        raise ValueError(
-            f"load_run: {path} must be a checkpoint of pyro_bvae; it cannot be read ({reason}). "
-            "Restore it, or train again."
-        ) from error
-    if written > FORMAT:
-        raise ValueError(
-            f"load_run: {path} has format {written}, newer than {FORMAT}. Upgrade pyro_bvae."
-        )
-    return cast("dict[str, Any]", checkpoint)
-
-
-def _read_history(path: Path) -> list[Record]:
-    if not path.is_file():
-        return []
-    records = []
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"load_run: {path} must hold one JSON record a line; line {number} is not ({error.msg}). "
-                "Delete that line."
-            ) from error
-    return records

@@ -65,10 +65,13 @@ class NonNegative:
         return self if instance is None else instance.__dict__[self.name]
 
     def __set__(self, instance: Any, value: float) -> None:
-        number = float(value)
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
         if not math.isfinite(number) or number < 0:
             raise ValueError(
-                f"{type(instance).__name__}: {self.name} must be a finite number >= 0; got {value}."
+                f"{type(instance).__name__}: {self.name} must be a finite number >= 0; got {value!s:.40}."
             )
         held: Tensor | None = instance.__dict__.get("_" + self.name)
         if held is None:

@@ -79,6 +79,7 @@ class CompiledSVI(SVI):
             getattr(loss, "differentiable_loss", None) if isinstance(loss, ELBO) else loss
         )
         self._kinds: dict[Hashable, _Kind] = {}
+        self._latest: _Kind | None = None
         self._watched = 0
         self.compiled = compile
         """Whether steps are compiled; False once that has failed."""
@@ -107,6 +108,53 @@ class CompiledSVI(SVI):
             parameter.grad = None
         return loss
 
+    def get_state(self) -> dict[str, Any]:
+        """How far the latest kind of step is on its way to being compiled: numbers only.
+
+        ``seen`` are the batch sizes that were stepped on, ``captured`` the one compiled or None.
+        """
+        if self._latest is None:
+            return {"compiled": self.compiled, "seen": [], "captured": None}
+        seen, captured = self._latest.shapes, self._latest.captured
+        return {
+            "compiled": self.compiled,
+            "seen": sorted(_rows(shapes) for shapes in seen),
+            "captured": None if captured is None else _rows(captured),
+        }
+
+    def set_state(self, state: dict[str, Any], example: Callable[[int], tuple[Any, ...]]) -> None:
+        """Come to where `get_state` was called: what was eager there will be, what was compiled too.
+
+        The step is run and captured on examples and its results thrown away; buffers such as BatchNorm's
+        and the generators are left changed, for the caller to put back.
+
+        Args:
+            state: of `get_state`.
+            example: arguments of a step for a batch size; only their shapes matter.
+        """
+        self.compiled = self.compiled and state["compiled"]
+        if not self.compiled or not state["seen"]:
+            return
+        args = example(state["captured"] or state["seen"][0])
+        leaves, spec = tree_flatten((args, {}))
+        try:
+            kind, (_, parameters) = self._watch(args, {})
+            for parameter in parameters:
+                parameter.grad = None
+            kind.shapes = {_shapes(tree_flatten((example(n), {}))[0]) for n in state["seen"]}
+            if state["captured"] is not None:
+                self._capture(kind, leaves, spec)
+                kind.captured = _shapes(leaves)
+        except _Failed as error:
+            self._refuse(str(error))
+            return
+        self._kinds[self._key(leaves, spec)] = self._latest = kind
+
+    def _key(self, leaves: list[Any], spec: TreeSpec) -> Hashable:
+        """What tells one kind of step from another, beside what is watched."""
+        plain = tuple((type(x), None if isinstance(x, Tensor) else x) for x in leaves)
+        return str(spec), plain, getattr(self._objective, "structure", None)
+
     def _backward(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, list[Tensor]]:
@@ -126,9 +174,7 @@ class CompiledSVI(SVI):
     ) -> tuple[Tensor, list[Tensor]] | None:
         """`_backward` by a program where there is one, or by its capture; None: take it eagerly."""
         leaves, spec = tree_flatten((args, kwargs))
-        shapes = tuple((x.shape, x.dtype, x.device) for x in leaves if isinstance(x, Tensor))
-        plain = tuple((type(x), None if isinstance(x, Tensor) else x) for x in leaves)
-        key = (str(spec), plain, getattr(self._objective, "structure", None))
+        shapes, key = _shapes(leaves), self._key(leaves, spec)
         try:
             kind = self._kinds.get(key)
         except TypeError as error:  # an argument that cannot be hashed
@@ -136,7 +182,9 @@ class CompiledSVI(SVI):
         if kind is None or kind.state != _state(kind):
             self._kinds[key], taken = self._watch(args, kwargs)
             self._kinds[key].shapes.add(shapes)
+            self._latest = self._kinds[key]
             return taken
+        self._latest = kind
         if kind.program is None and shapes in kind.shapes:
             loss, *grads = self._capture(kind, leaves, spec)
             kind.captured = shapes
@@ -206,6 +254,18 @@ class CompiledSVI(SVI):
         )
 
 
+_Shapes = tuple[tuple[torch.Size, torch.dtype, torch.device], ...]  # of a step's tensors
+
+
+def _shapes(leaves: list[Any]) -> _Shapes:
+    return tuple((x.shape, x.dtype, x.device) for x in leaves if isinstance(x, Tensor))
+
+
+def _rows(shapes: _Shapes) -> int:
+    """The batch size of a step: the length of its first tensor."""
+    return shapes[0][0][0] if shapes and shapes[0][0] else 1
+
+
 @dataclass
 class _Kind:
     """Steps that one program serves."""
@@ -214,8 +274,8 @@ class _Kind:
     parameters: list[Tensor]
     reached: list[Tensor]  # of these, what has a gradient
     state: Hashable = None
-    shapes: set[Hashable] = field(default_factory=set)  # of its batches so far
-    captured: Hashable = None  # the shapes that the program takes
+    shapes: set[_Shapes] = field(default_factory=set)  # of its batches so far
+    captured: _Shapes | None = None  # the shapes that the program takes
     program: Callable[..., Sequence[Tensor]] | None = None
     proven: bool = False
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import torch
-from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.optim.adam import adam
 
 from .datasets import Data
-from .datasets.batches import batches, starts
+from .datasets.batches import all_rows, batches, starts
+from .distributed import ShardedVAE, agree_on_noise
 from .elbo import CapacityELBO, TermsELBO
+from .noise import noise_state, set_noise
+from .optim import JointAdam
 from .schedules import NonNegative, Schedule, numbers_on
 from .svi import CompiledSVI
 from .vae import VAE, vae_device
@@ -24,19 +26,80 @@ from .vae import VAE, vae_device
 Record = dict[str, float]
 
 
-class TrainingState(NamedTuple):
-    """What a callback may look at after an epoch."""
+@dataclass
+class TrainingState:
+    """Where a training stands: what callbacks may look at."""
 
     vae: VAE
     objective: TermsELBO
     optim: JointAdam
-    step: int  # steps done
-    epoch: int  # epochs done, the last perhaps in part
+    svi: CompiledSVI
+    tally: _Tally
     generator: torch.Generator  # of the data order
+    order: Tensor  # that generator's state at the start of this epoch
+    total: int  # steps to take
+    step: int = 0  # steps done
+    epoch: int = 0  # epochs done, the last perhaps in part
+    batch: int = 0  # batches done of the epoch that has begun
+    start: float = 0.0  # of this epoch, on `time.perf_counter`
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `fit` needs to go on from here as if it had never stopped: tensors, numbers, text.
+
+        It must not be changed, and is true until the next step.
+
+        Raises:
+            FloatingPointError: a loss or a gradient was not finite.
+        """
+        self.tally.flush()
+        return {
+            "vae": self.vae.state_dict(),
+            "optim": self.optim.get_state(),
+            "svi": self.svi.get_state(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "data_order": self.order,
+            "seconds": time.perf_counter() - self.start,
+            "sums": self.tally.sums,
+            "counts": self.tally.counts,
+            "noise": noise_state(vae_device(self.vae)),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], example: Callable[[int], Any]) -> None:
+        """Come to where ``state`` was taken; ``example`` gives arguments of a step for n rows.
+
+        Raises:
+            ValueError: it is not of a training like this one.
+        """
+        try:
+            self._load(state, example)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            raise ValueError(
+                f"fit: resume must be the state of a training like this one; got one that cannot be "
+                f"loaded ({reason}). Train again."
+            ) from error
+
+    def _load(self, state: Mapping[str, Any], example: Callable[[int], Any]) -> None:
+        device = vae_device(self.vae)
+        if not 0 <= state["step"] <= self.total or state["batch"] < 0:
+            raise ValueError(f"step {state['step']} of {self.total}")
+        self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
+        self.order = state["data_order"]
+        self.generator.set_state(self.order)
+        self.vae.load_state_dict(state["vae"])
+        self.optim.set_state(state["optim"])
+        if self.step < self.total:
+            self.svi.set_state(state["svi"], example)
+        self.vae.load_state_dict(state["vae"])  # the line above ran it: buffers, noise, sums
+        self.tally.clear(state["sums"], state["counts"])
+        self.start = time.perf_counter() - state["seconds"]
+        set_noise(state["noise"], device)
 
 
 Callback = Callable[[Record, TrainingState], object]
-StepCallback = Callable[[int, int], object]
+StepCallback = Callable[[TrainingState], object]
 
 _FLUSH = 20  # steps between two looks at their losses: each look waits for the device
 
@@ -57,13 +120,15 @@ def fit(
     on_step: StepCallback | None = None,
     seed: int = 0,
     compile: bool = False,
+    resume: Mapping[str, Any] | None = None,
 ) -> list[Record]:
     """Train ``vae`` on ``data`` by stochastic variational inference with Adam.
 
     It runs on the device of the vae's parameters; data in memory are moved there once, as uint8 where
     they are, and other data are read one batch ahead. On a CPU convolutions lie channels last
     meanwhile. Latent noise comes from the ambient generator, the data order from ``seed``. A last batch
-    of a single row is left out when ``batch_size`` > 1: BatchNorm cannot take it.
+    of a single row is left out when ``batch_size`` > 1: BatchNorm cannot take it. With a `ShardedVAE`,
+    every process calls this alike, and the steps are those of one process.
 
     Args:
         vae: the model and guide, trained in place.
@@ -79,33 +144,42 @@ def fit(
         transform: applied to each float batch on the device, e.g. ``torch.bernoulli`` for dynamic
             binarisation.
         callbacks: each is called after every epoch with that epoch's record and the `TrainingState`.
-        on_step: called after every step with the steps done and their total: a progress bar.
+        on_step: called after every step with the `TrainingState`: a progress bar, a checkpoint.
         seed: of the data order.
         compile: capture and compile the step, see `CompiledSVI`: the same numbers to float rounding,
             faster after some ten seconds to a minute of start-up. It needs a C++ compiler.
+        resume: a ``state.state_dict()`` that a callback of this same call took: the training goes on
+            from there, to the same numbers bit for bit on the same machine and threads.
 
     Returns:
-        One record per epoch: ``step``, ``epoch``, ``seconds``, the means over its steps of ``loss``,
-        ``log_px_z``, ``kl``, ``elbo`` = log_px_z - kl (and ``divergence`` where alpha > 0), all per
-        example in nats; the scheduled numbers as they stood at its last step; 1 or 0 for
-        ``kl_monte_carlo``, a KL was estimated by samples, and ``divergence_detached``, D gave the prior
-        no gradient since it has no rsample; and ``rate_minus_log_batch`` = kl - log batch: above
-        about 1 nat, batch estimates of KL divergences are dominated by their bias. The vae is left in
-        evaluation mode.
+        One record per epoch, of a resumed training the epochs that ended since: ``step``, ``epoch``,
+        ``seconds``, the means over its steps of ``loss``, ``log_px_z``, ``kl``, ``elbo`` = log_px_z - kl
+        (and ``divergence`` where alpha > 0), all per example in nats; the scheduled numbers as they stood
+        at its last step; 1 or 0 for ``kl_monte_carlo``, a KL was estimated by samples, and
+        ``divergence_detached``, D gave the prior no gradient since it has no rsample; and
+        ``rate_minus_log_batch`` = kl - log batch: above about 1 nat, batch estimates of KL divergences
+        are dominated by their bias. The vae is left in evaluation mode.
 
     Raises:
         ValueError: a bad argument, before any work.
-        FloatingPointError: the loss is not finite; the message names step, terms and what to try. It is
-            noticed up to 20 steps later, or at the end of the epoch; the parameters are those before it.
+        FloatingPointError: the loss or its gradient is not finite; the message names step, terms, the
+            largest gradient and what to try. It is noticed up to 20 steps later, or at the end of the
+            epoch; the parameters are those before it.
     """
     total = _check(data, objective, epochs, steps, batch_size, lr, schedules)
     generator = torch.Generator().manual_seed(seed)
     history: list[Record] = []
     device = vae_device(vae)
     tally = _Tally(objective, device)
-    optim = JointAdam(vae.parameters(), lr=lr, amsgrad=amsgrad, hold=tally.bad)
+    sharded = vae if isinstance(vae, ShardedVAE) else None
+    before = None if sharded is None else sharded.average
+    optim = JointAdam(vae.parameters(), lr=lr, amsgrad=amsgrad, hold=tally.bad, before_step=before)
     svi = CompiledSVI(vae.model, vae.guide, optim, tally, compile=compile)
-    epochs_of_batches = batches(data, batch_size, generator, device, vae.n_classes > 0)
+    state = TrainingState(
+        vae, objective, optim, svi, tally, generator, generator.get_state(), total
+    )
+    per_epoch = steps_per_epoch(len(data), batch_size)
+    with_labels = vae.n_classes > 0
     vae.train()
     # A store of its own: pyro.module finds names of an earlier model in the global one, and its
     # parameters would be trained in place of ours.
@@ -114,34 +188,58 @@ def fit(
         numbers_on(device, vae, objective),
         _channels_last(vae, device),
     ):
-        step = epoch = 0
-        start = time.perf_counter()
-        while step < total:
-            for x, labels in next(epochs_of_batches):
-                for name, schedule in (schedules or {}).items():
-                    setattr(vae if name == "beta" else objective, name, schedule(step))
+        state.start = time.perf_counter()
+        if resume is not None:
+            _set_numbers(state, schedules, max(resume["step"] - 1, 0))
+            state.load_state_dict(resume, lambda n: _example(data, n, device, with_labels))
+        own = all_rows if sharded is None else sharded.rows
+        endless = batches(data, batch_size, generator, device, with_labels, state.batch, own)
+        while state.step < total:
+            for x, labels, rows in next(endless):
+                _set_numbers(state, schedules, state.step)
                 if transform is not None:
-                    x = transform(x)
+                    x = transform(x) if sharded is None else sharded.transformed(transform, x, rows)
                 # Shapes and values are validated at the first step; checking every step costs as much
                 # as a small network.
-                with pyro.validation_enabled(step == 0):
-                    svi.update(x, labels)
-                tally.keep(step)
-                step += 1
+                with pyro.validation_enabled(state.step == 0):
+                    svi.update(x, labels, *([] if sharded is None else [rows]))
+                tally.keep(state.step, optim.largest)
+                state.step += 1
+                state.batch += 1
+                if state.batch == per_epoch or state.step == total:
+                    if sharded is not None:
+                        agree_on_noise(device)
+                    history.append(_end_epoch(state, min(batch_size, len(data)), callbacks))
                 if on_step is not None:
-                    on_step(step, total)
-                if step == total:
+                    on_step(state)
+                if state.step == total:
                     break
-            epoch += 1
-            rows = min(batch_size, len(data))
-            record = tally.record(vae, step, epoch, time.perf_counter() - start, rows)
-            history.append(record)
-            state = TrainingState(vae, objective, optim, step, epoch, generator)
-            for callback in callbacks:
-                callback(record, state)
-            start = time.perf_counter()
     vae.eval()
     return history
+
+
+def _set_numbers(state: TrainingState, schedules: Mapping[str, Schedule] | None, step: int) -> None:
+    for name, schedule in (schedules or {}).items():
+        setattr(state.vae if name == "beta" else state.objective, name, schedule(step))
+
+
+def _end_epoch(state: TrainingState, rows: int, callbacks: Sequence[Callback]) -> Record:
+    """The record of the epoch that has just ended, which every callback sees; the next begins."""
+    state.epoch, state.batch = state.epoch + 1, 0
+    state.order = state.generator.get_state()
+    record = state.tally.record(state, rows)
+    for callback in callbacks:
+        callback(record, state)
+    state.start = time.perf_counter()
+    return record
+
+
+def _example(
+    data: Data, n: int, device: torch.device, with_labels: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Arguments of a step on ``n`` rows, without reading any."""
+    x = torch.zeros(n, *data.x_shape, device=device)
+    return x, torch.zeros(n, dtype=torch.int64, device=device) if with_labels else None
 
 
 def _check(
@@ -199,85 +297,17 @@ def _channels_last(vae: VAE, device: torch.device) -> Iterator[None]:
         vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
-class JointAdam(PyroOptim):
-    """One fused Adam over all parameters, for Pyro's SVI: `torch.optim.Adam`, as torch's own function.
-
-    Pyro's wrapper keeps an optimiser per tensor, five times slower on a small network; and the first
-    `torch.optim.Optimizer` of a process imports torch's compiler, which takes seconds.
-
-    Args:
-        parameters: what to train.
-        lr: learning rate.
-        amsgrad: the AMSGrad variant.
-        hold: float32 ``()`` on the parameters' device; while it is 1, steps change nothing.
-    """
-
-    def __init__(
-        self,
-        parameters: Iterable[Tensor],
-        *,
-        lr: float,
-        amsgrad: bool = False,
-        hold: Tensor | None = None,
-    ) -> None:
-        super().__init__(torch.optim.Adam, {"lr": lr, "amsgrad": amsgrad})
-        self.parameters = [p for p in parameters if p.requires_grad]
-        self.lr, self.amsgrad, self.hold = lr, amsgrad, hold
-        self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
-
-    @torch.no_grad()
-    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        used = [i for i, p in enumerate(self.parameters) if p.grad is not None]
-        if not used:
-            return
-        states = [self._state(i) for i in used]
-        adam(
-            [self.parameters[i] for i in used],
-            [cast(Tensor, self.parameters[i].grad) for i in used],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [state["max_exp_avg_sq"] for state in states if self.amsgrad],
-            [state["step"] for state in states],
-            fused=True, found_inf=self.hold, amsgrad=self.amsgrad, lr=self.lr,
-            beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, maximize=False,
-        )  # fmt: skip
-
-    def _state(self, i: int) -> dict[str, Tensor]:
-        if not self.state[i]:
-            p = self.parameters[i]
-            names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 2 + self.amsgrad]
-            self.state[i] = {"step": torch.zeros((), dtype=torch.float32, device=p.device)}
-            self.state[i] |= {name: torch.zeros_like(p.detach()) for name in names}
-        return self.state[i]
-
-    def get_state(self) -> dict[str, Any]:
-        """As ``torch.optim.Adam.state_dict()``, which loads it."""
-        group = {
-            "lr": self.lr, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0,
-            "amsgrad": self.amsgrad, "maximize": False, "foreach": None, "capturable": False,
-            "differentiable": False, "fused": True, "decoupled_weight_decay": False,
-            "params": list(range(len(self.state))),
-        }  # fmt: skip
-        return {"state": {i: s for i, s in enumerate(self.state) if s}, "param_groups": [group]}
-
-    def set_state(self, state_dict: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for i, values in state_dict["state"].items():
-                for name, value in values.items():
-                    self._state(i)[name].copy_(value)
-
-
 class _Tally:
     """The loss per example, as a function for `CompiledSVI`, and the means of its terms.
 
     The terms of each step stay on the device until some steps are read at once.
     """
 
-    names = ("loss", "log_px_z", "kl", "divergence")
+    names = ("loss", "log_px_z", "kl", "divergence", "largest gradient")
 
     def __init__(self, objective: TermsELBO, device: torch.device) -> None:
         self.objective = objective
-        self.latest = torch.zeros(len(self.names), dtype=torch.float64, device=device)
+        self.latest = torch.zeros(len(self.names) - 1, dtype=torch.float64, device=device)
         self.kept = torch.zeros(_FLUSH, len(self.names), dtype=torch.float64, device=device)
         # 1 from the first loss that is not finite: Adam then leaves the parameters as they are.
         self.bad = torch.zeros((), dtype=torch.float32, device=device)
@@ -289,48 +319,61 @@ class _Tally:
     def structure(self) -> Hashable:
         return self.objective.structure
 
-    def __call__(self, model: Any, guide: Any, x: Tensor, labels: Tensor | None) -> Tensor:
-        total, terms = self.objective.loss_and_terms(model, guide, x, labels)
-        loss = total / len(x)
+    def __call__(self, model: Any, guide: Any, *args: Any) -> Tensor:
+        total, terms = self.objective.loss_and_terms(model, guide, *args)
+        loss = total / len(terms.kl)
         means = (loss, terms.log_px_z.mean(), terms.kl.mean(), terms.divergence)
         self.latest.copy_(torch.stack([value.detach() for value in means]))
         self.bad.copy_(torch.maximum(self.bad, (~torch.isfinite(loss.detach())).to(self.bad.dtype)))
         return loss
 
-    def keep(self, step: int) -> None:
-        """Remember the terms of ``step``, which has just been taken."""
-        self.kept[len(self.steps)].copy_(self.latest)
+    def keep(self, step: int, largest: Tensor) -> None:
+        """Remember the terms of ``step``, which has just been taken, and its largest gradient."""
+        row = self.kept[len(self.steps)]
+        row[:-1].copy_(self.latest)
+        row[-1].copy_(largest)
         self.steps.append((step, getattr(self.objective, "alpha", 0) > 0))
         if len(self.steps) == _FLUSH:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Read what is kept, and raise where it is not finite."""
         for (step, divergence), row in zip(self.steps, self.kept.tolist(), strict=False):
             values = dict(zip(self.names, row, strict=True))
             if not divergence:
                 del values["divergence"]
-            if not math.isfinite(values["loss"]):
+            if not (math.isfinite(values["loss"]) and math.isfinite(values["largest gradient"])):
                 parts = ", ".join(f"{name}={value:.4g}" for name, value in values.items())
+                which = "gradient" if math.isfinite(values["loss"]) else "loss"
                 raise FloatingPointError(
-                    f"fit: the loss must be finite; got {parts} at step {step}. Lower the learning "
+                    f"fit: the {which} must be finite; got {parts} at step {step}. Lower the learning "
                     "rate, warm up or lower beta, alpha or gamma, or check the data's range."
                 )
+            del values["largest gradient"]
             for name, value in values.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
                 self.counts[name] = self.counts.get(name, 0) + 1
         self.steps.clear()
 
-    def record(self, vae: VAE, step: int, epoch: int, seconds: float, batch: int) -> Record:
+    def clear(self, sums: Mapping[str, float], counts: Mapping[str, int]) -> None:
+        """Forget the steps since these sums were taken."""
+        self.sums = {name: float(value) for name, value in sums.items()}
+        self.counts = {name: int(value) for name, value in counts.items()}
+        self.steps.clear()
+        self.bad.zero_()
+
+    def record(self, state: TrainingState, batch: int) -> Record:
         """Means since the last call, which are then forgotten."""
-        self._flush()
-        record: Record = {"step": step, "epoch": epoch, "seconds": round(seconds, 6)}
+        self.flush()
+        seconds = round(time.perf_counter() - state.start, 6)
+        record: Record = {"step": state.step, "epoch": state.epoch, "seconds": seconds}
         record |= {name: total / self.counts[name] for name, total in self.sums.items()}
         record["elbo"] = record["log_px_z"] - record["kl"]
         record["kl_monte_carlo"] = float(bool(self.objective.monte_carlo_sites))
         if "divergence" in record:
             record["divergence_detached"] = float(getattr(self.objective, "detached", False))
             record["rate_minus_log_batch"] = record["kl"] - math.log(batch)
-        record["beta"] = vae.beta
+        record["beta"] = state.vae.beta
         for name in ("alpha", "gamma", "capacity"):
             if hasattr(self.objective, name):
                 record[name] = getattr(self.objective, name)

@@ -1,13 +1,16 @@
-"""Places on disk: refused before any work, written under a temporary name."""
+"""Places on disk: refused before any work, locked by one writer, written under a temporary name."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_LOCK = ".lock"
+_MOST_BYTES = 1 << 28  # of a file of text
 
 
 def check_file(path: Path, suffixes: tuple[str, ...]) -> None:
@@ -54,11 +57,20 @@ def check_new_directory(path: Path) -> None:
         FileExistsError: a file, or a directory that is not empty.
         PermissionError: nothing can be written there.
     """
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    if path.is_file() or (path.is_dir() and not all(map(_is_ours, path.iterdir()))):
         raise FileExistsError(
             f"--out must be a new or empty directory; {path} is not. Choose another name."
         )
     check_directory(path)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a directory with this in it is still as good as empty."""
+    return path.name == _LOCK or _is_leftover(path)
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name.startswith(".") and ".new." in path.name
 
 
 def check_run(path: Path, name: str = "config.json", hint: str = "Is it a run?") -> None:
@@ -66,11 +78,88 @@ def check_run(path: Path, name: str = "config.json", hint: str = "Is it a run?")
 
     Raises:
         FileNotFoundError: one sentence, which ends in ``hint`` where the file is missing.
+        ValueError: a link leads out of the directory.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"load_run: {path} must be a run's directory; it is none.")
+    check_inside(path / name)
     if not (path / name).is_file():
         raise FileNotFoundError(f"load_run: {path} must hold {name}; it does not. {hint}")
+
+
+def check_inside(path: Path) -> None:
+    """Refuse a link out of the directory that it stands in: a stranger's run would read or write there.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    if not path.is_symlink():
+        return
+    try:
+        inside = path.resolve(strict=True).is_relative_to(path.parent.resolve())
+    except (OSError, RuntimeError):  # a link to nothing, or to itself
+        inside = False
+    if not inside:
+        raise ValueError(
+            f"load_run: {path} must be part of its run; it is a link that leads elsewhere. Copy what it "
+            "stands for in its place, if you know it."
+        )
+
+
+def read_text(path: Path, most: int = _MOST_BYTES) -> str:
+    """The text of a file.
+
+    Raises:
+        ValueError: it is no text, or larger than any that we write.
+    """
+    size = path.stat().st_size
+    if size > most:
+        raise ValueError(f"{path} must hold at most {most:,} bytes; got {size:,}. Restore it.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8; {error}. Restore it.") from error
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Be the directory's only writer meanwhile. The lock is the system's, and dies with the process.
+
+    Raises:
+        BlockingIOError: another process writes there.
+    """
+    from filelock import FileLock, Timeout
+
+    check_inside(directory / _LOCK)
+    try:
+        with FileLock(directory / _LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise BlockingIOError(
+            f"{directory} must have one writer; another process is writing it now. Wait for it, or choose "
+            "another --out."
+        ) from error
+
+
+def read_json(path: Path, hint: str = "Is it a run?") -> dict[str, Any]:
+    """The JSON object that a run's file holds.
+
+    Raises:
+        FileNotFoundError: no run, or no such file: the sentence ends in ``hint``.
+        ValueError: it is damaged.
+    """
+    check_run(path.parent, path.name, hint)
+    try:
+        value = json.loads(read_text(path))
+    except RecursionError as error:
+        raise ValueError(f"load_run: {path} is nested too deep. Restore it.") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"load_run: {path} must be JSON; {error}. Restore it.") from error
+    except ValueError as error:
+        raise ValueError(f"load_run: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"load_run: {path} must hold a JSON object; got {type(value).__name__}.")
+    return value
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -81,10 +170,46 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name of the same suffix, which takes the place of ``path`` once all is written."""
-    temporary = path.with_name(f"{path.stem}.new{path.suffix}")
+    """A temporary name of the same suffix, which takes the place of ``path`` once all is on the disk.
+
+    Raises:
+        OSError: it cannot be written; what stood at ``path`` still does.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
         temporary.unlink(missing_ok=True)
+        temporary.open("xb").close()  # ours, and no link that waits there
+        yield temporary
+        synchronise(temporary)
+        os.replace(temporary, path)
+        synchronise(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def synchronise(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no directories
+        return
+    opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def unwritable(path: Path, error: OSError) -> OSError:
+    """One sentence for a failed write."""
+    reason = error.strerror or str(error)
+    return OSError(
+        f"--out: {path} must be writable; got {reason}. Free or open the place, or choose another."
+    )
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete temporary files of writers that were killed; the caller holds the lock."""
+    for path in filter(_is_leftover, directory.iterdir()):
+        path.unlink(missing_ok=True)

@@ -3,6 +3,10 @@
 import pyro
 import pytest
 import torch
+from hypothesis import settings
+
+# python -m pytest tests/test_fuzz.py --hypothesis-profile=thorough: twenty times the cases, new ones each time
+settings.register_profile("thorough", max_examples=2000)
 
 
 @pytest.fixture(autouse=True)

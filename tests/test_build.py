@@ -376,10 +376,23 @@ def test_priors_that_start_at_the_data_take_data_read_lazily(prior, tmp_path, mo
         ("student-t", {"df": "many"}, r"StudentT: df must be a finite number > 0; got 'many'"),
         ("mixture", {"n_components": 0}, r"Mixture: n_components must be an integer >= 1; got 0"),
         ("spike-slab", {"spike_weight": 2}, r"SpikeSlab: spike_weight must lie in \[0, 1\]; got 2"),
-        ("spike-slab", {"spike_weight": "x"}, r"--prior spike-slab: .*Mend its --prior-arg"),
-        ("gaussian", {"scale": "wide"}, r"--prior gaussian: .*Mend its --prior-arg"),
-        ("gaussian", {"scale": [1, 2, 3]}, r"--prior gaussian: .*Mend its --prior-arg"),
-        ("flow", {"hidden": -1}, r"--prior flow: .*Mend its --prior-arg"),
+        (
+            "spike-slab",
+            {"spike_weight": "x"},
+            r"SpikeSlab: spike_weight must lie in \[0, 1\]; got 'x'",
+        ),
+        (
+            "gaussian",
+            {"scale": "wide"},
+            r"Gaussian: scale must be numbers in rows of equal length; got",
+        ),
+        (
+            "gaussian",
+            {"scale": [1, 2, 3]},
+            r"Gaussian: scale must be one number, or 2; got shape \(3,\)",
+        ),
+        ("flow", {"hidden": -1}, r"Flow: hidden must be an integer >= 1; got -1"),
+        ("vamp", {"x_shape": [3]}, r"--prior-arg of vamp must not be x_shape, which the data give"),
         ("gaussian", {"latent_dim": 3}, r"event_shape \(2,\); got \(\) and \(3,\)"),
     ],
 )

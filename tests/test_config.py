@@ -335,3 +335,64 @@ def test_divergence_by_latent_dim(latent_dim, name):
     assert Config(latent_dim=latent_dim).resolved().divergence is None
     own = Config(latent_dim=latent_dim, alpha=1.0, divergence="mmd")
     assert own.resolved().divergence == "mmd"
+
+
+# Hostile values
+
+
+def nested(depth):
+    value = 0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "values, sentence",
+    [
+        ({"beta": 10**400}, "--beta must be at most"),
+        ({"lr": 10**5000}, r"--lr must be at most 1\.79.*; got a int"),
+        ({"steps": 10**30}, "--steps must be at most 9223372036854775807; got 10+"),
+        ({"latent_dim": 10**6}, "--latent-dim must be at most 65536; got 1000000"),
+        ({"n_particles": 10**6}, "--n-particles must be at most 65536"),
+        ({"seed": 10**5000}, "--seed must be at most"),
+        ({"likelihood_scale": 10**5000}, "--likelihood-scale must be a number > 0"),
+        (
+            {"likelihood_scale": "1e-9"},
+            r"--likelihood-scale must lie in \[1e-06, 1e\+06\] .* got '1e-9'",
+        ),
+        ({"prior": "x" * 10**6}, r"--prior must be one of .* got 'x+ \.\.\. x+'\. Or package"),
+        ({"penalty": [["long"] * 10**4]}, r"--penalty must be text; got \[\['long'.* \.\.\. "),
+        ({"dataset": nested(10**4)}, "--dataset must be text; got a list"),
+        ({"prior_args": {"df": math.nan}}, "--prior-arg must be numbers, text or lists of them"),
+        ({"prior_args": {"df": 10**5000}}, "--prior-arg must be numbers, text or lists of them"),
+        (
+            {"prior_args": {"df": nested(10**4)}},
+            "--prior-arg must be numbers, text or lists of them",
+        ),
+        ({"prior_args": {3: 4}}, r"--prior-arg must be named by text; got \{3: 4\}"),
+        ({"epochs": 10**18, "steps": 10**18}, "--epochs and --steps exclude each other"),
+        (
+            {"test_fraction": 10**300},
+            r"--test-fraction must lie between 0 and 1; got 10+ \.\.\. 0+\.",
+        ),
+    ],
+)
+def test_enormous_values_make_short_sentences(values, sentence):
+    with pytest.raises((ValueError, TypeError), match=f"^{sentence}") as caught:
+        Config(**values)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("values", [None, 3, "text", [["beta", 2]]])
+def test_options_are_names_and_values(values):
+    with pytest.raises(TypeError, match="^Config: options must be names and values; got .*a dict"):
+        Config.from_dict(values)
+
+
+def test_prior_args_are_held_as_json_gives_them_back():
+    given = {"locs": ((0, 1), (1, 0))}
+    config = Config(prior_args=given)
+    given["locs"] = "changed"
+    assert config.prior_args == {"locs": [[0, 1], [1, 0]]}
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -8,6 +8,8 @@ import pickle
 import re
 import subprocess
 import sys
+import zipfile
+import zlib
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,10 +22,11 @@ import torch
 from PIL import Image
 from scipy.ndimage import convolve
 
-from pyro_bvae.datasets import DATASETS, Data, load_dataset, read_data, spirals, to_float
+from pyro_bvae.datasets import DATASETS, Data, load_dataset, memory, read_data, spirals, to_float
 from pyro_bvae.datasets import _torchvision as guarded
 from pyro_bvae.datasets.data import split
 from pyro_bvae.datasets.images import resize, to_rows
+from pyro_bvae.datasets.numpy_files import read_npy
 
 ROOT = Path(os.environ.get("PYRO_BVAE_DATA") or Path(__file__).parents[2] / "shared" / "data")
 RNG = np.random.default_rng(0)
@@ -408,6 +411,8 @@ def test_names_and_paths(tmp_path):
         load_dataset("mnits")
     with pytest.raises(FileNotFoundError, match="must be one of spirals.*'qqq'. Choose one"):
         load_dataset("qqq")
+    with pytest.raises(FileNotFoundError, match="must be one of spirals.*got ''. Choose one"):
+        load_dataset("")  # and not the folder one stands in
     for path in ("absent.npy", "no/such/folder", tmp_path / "absent"):
         with pytest.raises(FileNotFoundError, match=f"{path}: the file or folder must exist"):
             load_dataset(path)
@@ -506,6 +511,313 @@ def test_truncated_image_is_named_when_read(tmp_path):
     train, _ = load_dataset(tmp_path)
     with pytest.raises(ValueError, match=r"[ab].png: the file must be a complete image"):
         train.batch(np.array([0]))
+
+
+# files of a stranger's
+
+
+def write_header(file, shape, descr="|u1", fortran_order=False):
+    header = {"descr": descr, "fortran_order": fortran_order, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def sparse(path, shape):
+    """A .npy file as long as its header says, of which almost nothing is on the disk."""
+    with path.open("wb") as file:
+        write_header(file, shape)
+        file.truncate(file.tell() + int(np.prod(shape, dtype=object)))
+
+
+@pytest.mark.parametrize("name", ["pipe.npy", "pipe.npz", "pipe.h5", "device.npy", "device.csv"])
+def test_what_is_neither_file_nor_folder_is_not_opened(tmp_path, name):
+    path = tmp_path / name
+    path.symlink_to("/dev/zero") if "device" in name else os.mkfifo(path)
+    match = f"^{path}: the path must be an ordinary file or a folder; got a pipe, a socket or a dev"
+    with pytest.raises(ValueError, match=match):
+        load_dataset(path)
+
+
+@pytest.mark.parametrize("name", ["loop.npy", "dangling.npy", "x" * 300 + ".npy", "nul\0.npy"])
+def test_names_that_lead_nowhere(tmp_path, name):
+    if name.startswith(("loop", "dangling")):
+        (tmp_path / name).symlink_to({"l": "loop.npy", "d": "gone"}[name[0]])
+    with pytest.raises(FileNotFoundError, match="the file or folder must exist; got nothing there"):
+        load_dataset(tmp_path / name)
+
+
+def test_a_header_that_claims_more_than_the_file_holds(tmp_path):
+    for shape in [(10**15, 2), (2**62, 2**62), (-1, 2), (10**30, 0), (2,) * 9]:
+        with (tmp_path / "x.npy").open("wb") as file:
+            write_header(file, shape)
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.write(tmp_path / "x.npy", "x.npy")
+        for suffix in (".npy", ".npz"):
+            with pytest.raises(ValueError, match=rf"x\{suffix}: the file must be a complete"):
+                load_dataset(tmp_path / f"x{suffix}")
+
+
+@pytest.mark.parametrize("shape", [(10**8, 1), (2, 10**8)])
+def test_a_sparse_file_must_fit_in_memory(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr(memory, "_memory", lambda: 1 << 24)
+    sparse(tmp_path / "x.npy", shape)
+    with pytest.raises(
+        ValueError, match=r"x\.npy: the array must fit in half of .* got shape \(\d+, "
+    ):
+        load_dataset(tmp_path / "x.npy")
+
+
+def test_what_unpacks_to_more_than_memory_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_memory", lambda: 1 << 20)
+    np.savez_compressed(tmp_path / "x.npz", x=np.zeros((1000, 1000), np.uint8))
+    assert (tmp_path / "x.npz").stat().st_size < 3000
+    np.save(tmp_path / "x.npy", np.zeros((1000, 1000), np.uint8).T)  # read at once for its order
+    for suffix in (".npz", ".npy"):
+        with pytest.raises(
+            ValueError, match=rf"x\{suffix}: the array must fit .*0\.000524 GB; got"
+        ):
+            load_dataset(tmp_path / f"x{suffix}")
+    np.save(tmp_path / "x.npy", np.zeros((1000, 1000), np.uint8))
+    assert len(read_data(tmp_path / "x.npy")) == 1000  # read row by row
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_npz_is_unpacked_by_numpys_own_methods_only(tmp_path, method):
+    with (
+        zipfile.ZipFile(tmp_path / "x.npz", "w", method) as archive,
+        archive.open("x.npy", "w") as member,
+    ):
+        np.save(member, GREY)
+    with pytest.raises(ValueError, match="x.npz: the file must be a complete .npz file"):
+        load_dataset(tmp_path / "x.npz")
+
+
+def test_npy_in_fortran_order_and_with_more_behind_it(tmp_path):
+    np.save(tmp_path / "f.npy", np.asfortranarray(GREY))
+    assert rows_of(read_data(tmp_path / "f.npy")) == rows_of(Data(GREY[:, None]))
+    with (tmp_path / "two.npy").open("wb") as file:
+        np.save(file, GREY)
+        np.save(file, np.arange(10))  # numpy reads the first, too
+    assert rows_of(read_data(tmp_path / "two.npy")) == rows_of(Data(GREY[:, None]))
+
+
+def test_rows_of_npy_are_those_of_a_memory_map(tmp_path):
+    x = RNG.normal(size=(100, 3)).astype(">f4")
+    np.save(tmp_path / "x.npy", x)
+    lazy = read_npy(tmp_path / "x.npy", lazily=True)
+    for index in ([], [5], [7, 8, 9, 3, 3, 99, 0], np.arange(100), np.arange(100)[::-1]):
+        index = np.asarray(index, dtype=np.int64)
+        assert np.array_equal(lazy[index], x[index]) and lazy[index].dtype == x.dtype
+    assert pickle.loads(pickle.dumps(lazy))[np.array([4])].tolist() == x[[4]].tolist()
+
+
+@pytest.mark.parametrize("change", ["cut", "gone", "another"])
+@pytest.mark.parametrize("suffix", [".npy", ".h5", ".png"])
+def test_a_file_that_changes_while_it_is_in_use_is_named(tmp_path, suffix, change):
+    path = tmp_path / f"x{suffix}"
+
+    def write(pixels):
+        if suffix == ".npy":
+            np.save(path, pixels)
+        elif suffix == ".png":
+            save(path, pixels[0])
+        else:
+            with h5py.File(path, "w") as file:
+                file["x"] = pixels
+
+    write(np.repeat(GREY, 500, axis=0))
+    data = read_data(tmp_path if suffix == ".png" else path)
+    if change == "cut":
+        os.truncate(path, 60)
+    elif change == "gone":
+        path.unlink()
+    else:
+        write(GREY[:1, :2]) if suffix != ".png" else path.write_text("no image")
+    with pytest.raises(ValueError, match=rf"^{path}: the file must be a complete"):
+        data.batch(np.arange(len(data)))
+
+
+def elsewhere(path, kind):
+    """An HDF5 file whose x leads to another file, or nowhere."""
+    with h5py.File(path.with_name("secret.h5"), "w") as file:
+        file["x"] = GREY
+    with h5py.File(path, "w") as file:
+        if kind == "external link":
+            file["x"] = h5py.ExternalLink("secret.h5", "/x")
+        elif kind == "soft link":
+            file["other"] = h5py.ExternalLink("secret.h5", "/")
+            file["x"] = h5py.SoftLink("/other/x")
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout(GREY.shape, "u1")
+            layout[:] = h5py.VirtualSource("secret.h5", "x", GREY.shape)
+            file.create_virtual_dataset("x", layout)
+        else:
+            file.create_dataset("x", GREY.shape, "u1", external=[("secret.h5", 0, GREY.size)])
+
+
+@pytest.mark.parametrize("kind", ["external link", "soft link", "virtual", "external storage"])
+def test_h5_leads_to_no_other_file(tmp_path, kind):
+    elsewhere(tmp_path / "x.h5", kind)
+    with pytest.raises(
+        ValueError, match=r"x\.h5: x must be a data set of this file; got a link, a vir"
+    ):
+        load_dataset(tmp_path / "x.h5")
+
+
+@pytest.mark.parametrize(
+    "name, arguments, error, message",
+    [
+        (
+            "x",
+            {"shape": (10**14, 2), "dtype": "u1", "chunks": (9, 2)},
+            ValueError,
+            "must fit in half",
+        ),
+        (
+            "x",
+            {"shape": (9, 10**6), "dtype": "u1", "chunks": (9, 10**6)},
+            ValueError,
+            "must fit in",
+        ),
+        (
+            "labels",
+            {"shape": (10**12,), "dtype": "i8", "chunks": (9,)},
+            ValueError,
+            "must fit in half",
+        ),
+        (
+            "labels",
+            {"data": ["a"] * 10},
+            ValueError,
+            "labels must be an array of integers; got object",
+        ),
+        ("labels", {"data": 1}, ValueError, "labels must be an array of integers; got int64"),
+        ("x", {"data": ["a", "b"]}, TypeError, "x must be uint8 or floating point; got object"),
+        ("x", {"data": np.zeros(3, [("a", "f4")])}, TypeError, "floating point; got void32"),
+        ("x", {"data": h5py.Empty("f4")}, ValueError, r"must be shaped \(n, d\).*got \(\)"),
+    ],
+)
+def test_h5_data_sets_that_do_not_serve(tmp_path, monkeypatch, name, arguments, error, message):
+    monkeypatch.setattr(memory, "_memory", lambda: 1 << 22)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        if name != "x":
+            file["x"] = GREY
+        file.create_dataset(name, **arguments)
+    with pytest.raises(error, match=message):
+        load_dataset(tmp_path / "x.h5")
+
+
+def test_h5_in_a_compression_that_is_not_here(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        options = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        options.set_chunk((5, 2))
+        options.set_filter(32001, h5py.h5z.FLAG_OPTIONAL, ())  # Blosc, without its plug-in
+        space = h5py.h5s.create_simple((10, 2))
+        made = h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_UINT8, space, options)
+        h5py.Dataset(made).id.write_direct_chunk((0, 0), b"packed", 0)
+    with pytest.raises(ValueError, match=r"x\.h5: the file must be a complete .h5 file"):
+        load_dataset(tmp_path / "x.h5")
+
+
+def test_names_in_a_file_are_shown_on_one_short_line(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        for i in range(100):
+            archive.writestr(f"a\n{i}{'b' * 60}.npy", b"")
+    with pytest.raises(
+        ValueError, match=r"^[^\n]*got 'a\\n0b+\.\.\., .*, 92 more\. Rename"
+    ) as caught:
+        load_dataset(tmp_path / "x.npz")
+    assert len(str(caught.value)) < 500
+
+
+def test_signalling_nan_is_refused_without_a_warning():
+    x = np.frombuffer(np.array([0x7FF4000000000000] * 4, np.uint64).tobytes(), np.float64)
+    with pytest.raises(ValueError, match="Data: x must be finite; got 4 NaN"):
+        load_dataset(x.reshape(2, 2))
+
+
+def png_header(width, height):
+    def chunk(kind, content):
+        crc = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + crc
+
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + bytes([8, 0, 0, 0, 0]))
+    return start + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [10_000, 60_000])  # where Pillow warns, and where it refuses
+def test_an_image_that_claims_too_many_pixels(tmp_path, side):
+    (tmp_path / "a.png").write_bytes(png_header(side, side))
+    with pytest.raises(ValueError, match=r"a\.png: the image must have at most \d+ pixels"):
+        load_dataset(tmp_path)
+
+
+def test_an_image_is_opened_as_its_suffix_promises_only(tmp_path, monkeypatch):
+    """Pillow would hand a PostScript file to Ghostscript, whatever it is called."""
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *args: pytest.fail("a program was run")
+    )
+    lines = [
+        "%!PS-Adobe-3.0 EPSF-3.0",
+        "%%BoundingBox: 0 0 9 9",
+        "%%EndComments",
+        "showpage",
+        "%%EOF",
+    ]
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"a\.png: the file must be a complete image"):
+        load_dataset(tmp_path)[0].batch(np.array([0]))
+
+
+def test_links_in_a_folder(tmp_path):
+    """Images and classes may be links to elsewhere; a pipe is no image, and nothing is walked for ever."""
+    save(tmp_path / "store" / "a.png", GREY[0])
+    save(tmp_path / "data" / "one" / "a.png", GREY[1])
+    (tmp_path / "data" / "two").symlink_to(tmp_path / "store")
+    os.mkfifo(tmp_path / "data" / "one" / "pipe.png")
+    (tmp_path / "data" / "one" / "gone.png").symlink_to("nowhere")
+    (tmp_path / "data" / "one" / "again").symlink_to(tmp_path / "data")
+    assert rows_of(read_data(tmp_path / "data")) == rows_of(Data(GREY[:2, None]))
+    for target in ("/", ".", tmp_path):
+        (tmp_path / "data" / "up").symlink_to(target)
+        with pytest.raises(
+            ValueError, match="up: a class sub-folder must not hold the data folder"
+        ):
+            read_data(tmp_path / "data")
+        (tmp_path / "data" / "up").unlink()
+
+
+def test_a_folder_too_deep_to_be_walked(tmp_path, monkeypatch):
+    (tmp_path / "c").mkdir()
+
+    def walk(*args, **kwargs):
+        raise RecursionError
+
+    monkeypatch.setattr(os, "walk", walk)
+    with pytest.raises(
+        OSError, match="the folder and its sub-folders must be readable; got Recursion"
+    ):
+        read_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error, message, options",
+    [
+        (TypeError, "seed must be a whole number; got float", {"seed": 1.5}),
+        (TypeError, "seed must be a whole number; got NoneType", {"seed": None}),
+        (TypeError, "image_size must be a whole number; got float", {"image_size": 8.0}),
+        (TypeError, "test_fraction must be a number; got str", {"test_fraction": "0.1"}),
+        (ValueError, "test_fraction must lie between 0 and 1; got nan", {"test_fraction": np.nan}),
+        (ValueError, "digits: the array must fit in half of this", {"image_size": 10**6}),
+        (ValueError, "digits: the array must fit in half of this", {"image_size": 10**30}),
+    ],
+)
+def test_options_of_the_wrong_kind_or_size(error, message, options):
+    with pytest.raises(error, match=message):
+        load_dataset("digits", **options)
 
 
 # torchvision
@@ -629,6 +941,32 @@ def test_damaged_torchvision_files(tmp_path, monkeypatch):
     for damage in (b"", gzip.decompress(content)[:-5]):
         packed.with_suffix("").write_bytes(damage)
         with pytest.raises(ValueError, match="the files in .* must be complete idx files"):
+            load_dataset("mnist", data_dir=tmp_path)
+
+
+def test_idx_files_whose_sizes_do_not_fit(tmp_path, monkeypatch):
+    raw = tmp_path / "MNIST" / "raw"
+    small_mnist(monkeypatch, raw)
+    for packed in list(raw.iterdir()):
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+        packed.unlink()
+    path = raw / "train-labels-idx1-ubyte"
+    whole = path.read_bytes()
+    few = idx(np.arange(4, dtype=np.uint8))
+    for content, message in (
+        (whole[:4] + b"\x7f\xff\xff\xff" + whole[8:], "the files in .* must be complete idx files"),
+        (b"\0\0\x08\x09" + whole[4:], "the files in .* must be complete idx files"),
+        (whole + b"more", "the files in .* must be complete idx files"),
+        (few, r"the files in .* must hold a label for each image; got \[\(6, 4\), \(2, 2\)\]"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"^mnist: {message}"):
+            load_dataset("mnist", data_dir=tmp_path)
+    for name in (path.name, f"{path.name}.gz"):  # the second is asked for first
+        with (raw / name).open("wb") as file:
+            file.truncate(10**8)
+        match = rf"mnist: .*{name} must have at most 67108864 bytes; got more"
+        with pytest.raises(ValueError, match=match):
             load_dataset("mnist", data_dir=tmp_path)
 
 

@@ -1,7 +1,9 @@
 """evaluate against hand computation, measure by measure; diagnose sentence by sentence."""
 
 import math
+import os
 import warnings
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from torch import nn
 
 from pyro_bvae import VAE, metrics
-from pyro_bvae.datasets import Data
+from pyro_bvae.datasets import Data, memory
 from pyro_bvae.divergences import DIVERGENCES, inclusive_kl, mmd_per_dim
 from pyro_bvae.evaluation import (
     MEASURES,
@@ -23,6 +25,7 @@ from pyro_bvae.evaluation import (
     evaluate,
     held_out,
     information,
+    read_codes,
     score_codes,
 )
 from pyro_bvae.evaluation.codes import batches
@@ -626,3 +629,41 @@ def test_remedies_are_options_that_are_not_refused():
     assert said.endswith("use a larger batch.")
     shared = FINE | {"purity": 0.4, "components_used": 2}
     assert diagnose(shared, config(conditional=True)) == []
+
+
+# Codes of a stranger's
+
+
+def test_files_of_codes_are_believed_no_further_than_they_reach(tmp_path, monkeypatch):
+    good, bad = tmp_path / "f.npy", tmp_path / "z.npz"
+    np.save(good, np.arange(20).reshape(10, 2) % 3)
+    monkeypatch.setattr(memory, "_memory", lambda: 1 << 20)
+    np.savez_compressed(bad, z=np.zeros((1000, 1000), np.float32))
+    with pytest.raises(
+        ValueError, match=r"z\.npz: the array must fit in half of .*0\.000524 GB; got"
+    ):
+        read_codes(bad, good)
+    with zipfile.ZipFile(bad, "w") as archive, archive.open("z.npy", "w") as member:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (10**15, 2)}
+        np.lib.format.write_array_header_1_0(member, header)
+    with pytest.raises(
+        ValueError, match=r"--codes must be .*; .*z\.npz cannot be read \(EOFError\)"
+    ):
+        read_codes(bad, good)
+    with zipfile.ZipFile(bad, "w") as archive:
+        for name in "ab":
+            archive.writestr(f"{name}\n{'c' * 999}.npy", b"")
+    with pytest.raises(ValueError, match=r"holds 'a\\nc+\.\.\., 'b\\nc+\.\.\.\. Rename one\.$"):
+        read_codes(bad, good)
+
+
+@pytest.mark.parametrize("name", ["pipe.npy", "device.npy", "x" * 300])
+def test_codes_are_read_from_files_only(tmp_path, name):
+    if name == "pipe.npy":
+        os.mkfifo(tmp_path / name)
+    elif name == "device.npy":
+        (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(
+        FileNotFoundError, match=r"^--codes must name a \.npy or \.npz file; .*is not"
+    ):
+        read_codes(tmp_path / name, tmp_path / name)

@@ -97,8 +97,8 @@ def test_a_step_waits_for_nothing(options, compile):
     built = build(Config(**options, steps=12, device="cuda"))
     data = built.train.subset(np.arange(400).repeat(4)[:1300])
 
-    def watch(step, total):  # from the fifth step, before the losses are first read
-        torch.cuda.set_sync_debug_mode("error" if 5 <= step < 12 else "default")
+    def watch(state):  # from the fifth step, before the losses are first read
+        torch.cuda.set_sync_debug_mode("error" if 5 <= state.step < 12 else "default")
 
     from torch._dynamo.utils import counters
 

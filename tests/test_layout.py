@@ -36,9 +36,13 @@ MAY_IMPORT = {
     "elbo": ("divergences", "schedules"),
     # loop
     "svi": (),
-    "training": ("datasets", "elbo", "schedules", "svi", "vae"),
+    "optim": (),
+    "noise": (),
+    "distributed": ("vae",),
+    "training": ("datasets", "distributed", "elbo", "noise", "optim", "schedules", "svi", "vae"),
     # text -> objects
     "writing": (),
+    "checkpoint": ("training", "writing"),
     "config": (),
     "build": (
         "config", "datasets", "divergences", "elbo", "likelihoods", "networks", "priors",
@@ -57,10 +61,14 @@ MAY_IMPORT = {
         "build", "config", "datasets", "evaluation", "figures", "metrics", "training", "vae",
         "writing",
     ),
+    "environment": ("", "config", "vae", "writing"),
+    "faults": ("build", "checkpoint", "config"),
     "runs": (
-        "", "build", "config", "datasets", "evaluation", "measuring", "training", "vae", "writing",
+        "build", "checkpoint", "config", "distributed", "environment", "faults", "measuring", "training",
+        "vae", "writing",
     ),
     "report": ("", "writing", "config", "evaluation", "likelihoods", "networks", "plots", "traversal", "vae"),
+    "sweep": ("config", "datasets", "evaluation", "report", "runs", "writing"),
     # the public names, resolved lazily
     "": (),
     # command line
@@ -78,8 +86,10 @@ MAY_IMPORT = {
         "writing",
     ),
     "cli.report": ("cli.errors", "cli.options", "report", "runs", "writing"),
+    "cli.sweep": ("cli.errors", "cli.options", "cli.process", "cli.table", "report", "sweep"),
     "cli.train": (
-        "cli.errors", "cli.options", "cli.process", "cli.table", "datasets", "report", "runs", "writing",
+        "cli.errors", "cli.options", "cli.process", "cli.sweep", "cli.table", "datasets", "report", "runs",
+        "writing",
     ),
     "cli.main": ("",),
     "cli.__main__": ("cli.main",),
@@ -102,6 +112,7 @@ PUBLIC = {
     ),
     "evaluation": "evaluate log_marginal",
     "svi": "CompiledSVI",
+    "sweep": "Sweep read_sweep over_seeds run_sweep",
 }
 
 

@@ -119,6 +119,16 @@ def test_errors(kind):
     for scale in (0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=f"{name}: scale must be a finite number > 0; got"):
             kind(scale)
+    for scale in (1e-30, 1e-46, 1e30, 10**400):  # float32 does not hold their squares
+        with pytest.raises(
+            ValueError, match=rf"{name}: scale must lie in \[1e-06, 1e\+06\]; got 1"
+        ):
+            kind(scale)
+    for scale in (True, None, [0.1]):
+        with pytest.raises(
+            TypeError, match=f"{name}: scale must be a number, 'learned' or 'decoder'"
+        ):
+            kind(scale)
     with pytest.raises(ValueError, match="'learned' or 'decoder'; got 'pixel'"):
         kind("pixel")
 

@@ -13,15 +13,16 @@ import pytest
 import torch
 
 import pyro_bvae.runs as runs
-from pyro_bvae import measuring, writing
+from pyro_bvae import checkpoint, measuring, writing
 from pyro_bvae.build import load, make_vae
-from pyro_bvae.config import FORMAT, Config
+from pyro_bvae.checkpoint import FORMAT
+from pyro_bvae.config import Config
 from pyro_bvae.priors import Mixture
 from pyro_bvae.runs import load_run, train
 from pyro_bvae.vae import VAE
 
 MEASURED = {"metrics.json", "examples.npz"}
-FILES = {"checkpoint.pt", "config.json", "environment.json", "history.jsonl"} | MEASURED
+FILES = {".lock", "checkpoint.pt", "config.json", "environment.json", "history.jsonl"} | MEASURED
 ALWAYS = {"data", "reconstructions", "samples", "training"}
 FIGURES = ALWAYS | {"aggregate_posterior", "manifold"}  # of two latents
 SMALL = Config(prior="mixture", alpha=1.0, steps=5)
@@ -69,7 +70,7 @@ def test_directory_holds_exactly_these_files(finished):
 
 def test_config_is_resolved_and_round_trips(finished):
     values = json.loads((finished.path / "config.json").read_text())
-    assert values["format"] == FORMAT
+    assert values["format"] == 1
     assert Config.from_dict(values) == finished.config == finished.config.resolved()
     unset = {name for name, value in values.items() if value is None}
     assert unset == {
@@ -87,11 +88,12 @@ def test_config_of_a_run_trains_the_same_again(finished, tmp_path, without_figur
 def test_history(finished):
     lines = (finished.path / "history.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    assert records == finished.history
+    assert records == [{"format": 1} | record for record in finished.history]
+    assert load_run(finished.path).history == finished.history
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5]
     for record in records:
         assert set(record) == {
-            "step", "epoch", "seconds", "loss", "log_px_z", "kl", "divergence", "elbo", "beta",
+            "format", "step", "epoch", "seconds", "loss", "log_px_z", "kl", "divergence", "elbo", "beta",
             "alpha", "kl_monte_carlo", "divergence_detached", "rate_minus_log_batch",
             "test_log_px_z", "test_kl", "test_elbo",
         }  # fmt: skip
@@ -111,14 +113,14 @@ def test_history_says_what_each_latent_carries_where_the_kl_splits(tmp_path, wit
 
 def test_held_out_terms_are_of_evenly_spaced_rows(tmp_path, without_figures, monkeypatch):
     seen = []
-    encode = runs.encode_data
-    monkeypatch.setattr(runs, "_HELD_OUT_ROWS", 5)
+    encode = measuring.encode_data
+    monkeypatch.setattr(measuring, "_HELD_OUT_ROWS", 5)
     monkeypatch.setattr(
-        runs, "encode_data", lambda vae, data, t: seen.append(data) or encode(vae, data, t)
+        measuring, "encode_data", lambda vae, data, t: seen.append(data) or encode(vae, data, t)
     )
     run = train(Config(steps=1), tmp_path / "run")
     _, test = load(run.config)
-    (data,) = seen
+    data, _ = seen  # the second time for metrics.json
     assert len(test) == 400 and np.array_equal(data.x, test.x[[0, 99, 199, 299, 399]])
 
 
@@ -146,11 +148,12 @@ def test_metrics_and_environment(finished):
 def test_checkpoint_is_tensors_and_text(finished):
     checkpoint = torch.load(finished.path / "checkpoint.pt", weights_only=True)
     assert set(checkpoint) == {
-        "format", "vae", "optim", "step", "epoch", "x_shape", "n_classes", "data_order", "noise",
-        "noise_cuda",
+        "format", "vae", "optim", "svi", "step", "epoch", "batch", "x_shape", "n_classes", "n_rows",
+        "data_order", "noise", "seconds", "sums", "counts",
     }  # fmt: skip
     on_cuda = next(finished.vae.parameters()).is_cuda
-    assert (checkpoint["noise_cuda"] is None) == (not on_cuda)
+    assert (checkpoint["noise"]["cuda"] is None) == (not on_cuda)
+    assert set(checkpoint["noise"]) == {"torch", "cuda", "python", "numpy"}
     assert (checkpoint["step"], checkpoint["epoch"], checkpoint["x_shape"]) == (5, 5, [2])
     assert set(checkpoint["optim"]) == {"state", "param_groups"}
 
@@ -325,7 +328,8 @@ def test_missing_history_is_an_empty_one_and_missing_metrics_a_sentence(copy):
     "content, sentence",
     [
         (b"{", r"load_run: .*config\.json must be JSON; .* Restore it"),
-        (b"\xff\xfe\x00", r"load_run: .*config\.json must be JSON; .* Restore it"),
+        (b"\xff\xfe\x00", r"load_run: .*config\.json must be text in UTF-8; .* Restore it"),
+        (b"[" * 100_000, r"load_run: .*config\.json (is nested too deep|must be JSON)"),
         (b"", r"load_run: .*config\.json must be JSON"),
         (b"[1]", r"load_run: .*config\.json must hold a JSON object; got list"),
         (b'{"format": 2}', r"config\.json.* format must be at most 1; got 2\. .*upgrade"),
@@ -355,8 +359,8 @@ def test_truncated_and_foreign_checkpoints(copy):
         assert "\n" not in text and text.endswith("). Restore it, or train again.")
     foreign = (
         torch.zeros(2), {"state_dict": {}}, {"format": "new"}, {"format": FORMAT},
-        {"format": FORMAT, "vae": 3, "x_shape": [2], "n_classes": 0},
-        {"format": FORMAT, "vae": {}, "x_shape": "wide", "n_classes": 0},
+        {"format": 1, "vae": 3, "x_shape": [2], "n_classes": 0},
+        {"format": 1, "vae": {}, "x_shape": "wide", "n_classes": 0},
     )  # fmt: skip
     for value in foreign:
         torch.save(value, path)
@@ -364,14 +368,14 @@ def test_truncated_and_foreign_checkpoints(copy):
             ValueError, match=r"^load_run: .*checkpoint\.pt must be a checkpoint of"
         ):
             load_run(copy)
-    torch.save({"format": FORMAT, "vae": {}, "x_shape": [2], "n_classes": 0}, path)
+    torch.save({"format": 1, "vae": {}, "x_shape": [2], "n_classes": 0}, path)
     with pytest.raises(ValueError, match=r"^load_run: the model must fit .*Missing key"):
         load_run(copy)
 
 
 def test_newer_checkpoint(copy):
     torch.save({"format": FORMAT + 1}, copy / "checkpoint.pt")
-    with pytest.raises(ValueError, match=r"checkpoint\.pt has format 2, newer than 1\. Upgrade"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt has format 3, newer than 2\. Upgrade"):
         load_run(copy)
 
 
@@ -394,7 +398,21 @@ def test_a_checkpoint_cannot_run_code(copy, monkeypatch, tmp_path):
 def test_damaged_history(copy):
     with (copy / "history.jsonl").open("a") as file:
         file.write('{"step": 6, "ep')
+    assert len(load_run(copy).history) == 5  # killed while it wrote
+    with (copy / "history.jsonl").open("a") as file:
+        file.write("\n")
     with pytest.raises(ValueError, match=r"load_run: .*history\.jsonl must hold .*line 6"):
+        load_run(copy)
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", '{"step": "x"}', '{"format": 2}', "[" * 100_000, '{"a": {}}']
+)
+def test_history_of_something_else(line, copy):
+    (copy / "history.jsonl").write_text(line + "\n")
+    with pytest.raises(
+        ValueError, match=r"history\.jsonl must hold one JSON record a line; line 1"
+    ):
         load_run(copy)
 
 
@@ -502,10 +520,11 @@ def test_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path, withou
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, without_figures, monkeypatch):
     """A checkpoint due at every epoch does not replace a good one by a bad one."""
-    monkeypatch.setattr(runs.time, "monotonic", iter(range(0, 10_000, 100)).__next__)
+    monkeypatch.setattr(checkpoint.time, "monotonic", iter(range(0, 10_000, 100)).__next__)
+    monkeypatch.setattr(checkpoint, "_SHARE", 0)
 
-    def poison(step, total):
-        if step == 3:
+    def poison(record, state):
+        if state.epoch == 3:  # after a step whose loss and gradient were finite
             next(holder[0].parameters()).data.fill_(math.nan)
 
     holder = []
@@ -517,9 +536,9 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, without_figures, mo
         return out
 
     monkeypatch.setattr(runs, "build", remember)
-    monkeypatch.setattr(runs, "_held_out", lambda built: {})
+    monkeypatch.setattr(runs, "held_out_terms", lambda built: lambda record, state: None)
     with pytest.raises(FloatingPointError, match="must be finite"):
-        train(Config(steps=5), tmp_path / "run", on_step=poison)
+        train(Config(steps=5), tmp_path / "run", callbacks=[poison])
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
     assert all(torch.isfinite(w).all() for w in load_run(tmp_path / "run").vae.parameters())
 

@@ -1,5 +1,7 @@
 """Schedules: hand values; numbers that refuse what is not one and stay the same tensor."""
 
+import math
+
 import pytest
 import torch
 
@@ -79,3 +81,9 @@ def test_numbers_that_move_stay_the_same_tensors(monkeypatch):
     assert [device for _, device in moves] == [other, cpu]
     assert all(vars(objective)[n] is h for n, h in zip(("_alpha", "_gamma"), held, strict=True))
     assert (objective.alpha, objective.gamma, held[1].item()) == (2.0, 3.0, 3.0)
+
+
+@pytest.mark.parametrize("value", ["much", None, 10**400, [1.0], math.nan, -1])
+def test_a_number_that_is_none(value):
+    with pytest.raises(ValueError, match="Objective: alpha must be a finite number >= 0; got "):
+        Objective(value)

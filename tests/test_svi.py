@@ -499,7 +499,7 @@ def test_a_step_reads_no_number(options, compile, replayed):
     with Reads() as reads:
         fit(
             vae, objective, Data(np.tile(X.numpy(), (12, 1))), epochs=1, batch_size=12,
-            schedules=schedules, compile=compile, on_step=lambda step, total: seen.append(reads.count),
+            schedules=schedules, compile=compile, on_step=lambda state: seen.append(reads.count),
         )  # fmt: skip
     assert len(seen) == 12 and seen[-1] == seen[0]  # the first step is validated
     assert len(replayed) == compile

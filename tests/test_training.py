@@ -347,13 +347,13 @@ def test_callbacks_see_each_epoch_and_on_step_each_step(budget, ends):
         data,
         batch_size=2,
         **budget,
-        callbacks=[lambda record, state: seen.append((record, state))],
-        on_step=lambda *args: ticks.append(args),
+        callbacks=[lambda record, state: seen.append((record, state.step, state.epoch, state))],
+        on_step=lambda state: ticks.append((state.step, state.total)),
     )
-    assert [record for record, _ in seen] == history and history[0]["seconds"] > 0
-    for (record, state), end, epoch in zip(seen, ends, (1, 2), strict=True):
+    assert [record for record, *_ in seen] == history and history[0]["seconds"] > 0
+    for (record, step, epoch, state), end, expected in zip(seen, ends, (1, 2), strict=True):
         assert state.vae is vae and state.objective is objective
-        assert (state.step, state.epoch) == (record["step"], record["epoch"]) == (end, epoch)
+        assert (step, epoch) == (record["step"], record["epoch"]) == (end, expected)
         assert isinstance(state.generator, torch.Generator)
         assert state.optim.get_state()["state"]
     total = ends[-1]
@@ -418,14 +418,24 @@ def test_another_default_dtype():
     assert math.isfinite(record["loss"])
 
 
-def test_the_optimiser_holds_still():
-    weight, hold = torch.zeros(2, requires_grad=True), torch.ones(())
+@pytest.mark.parametrize(
+    "held, grad, expected, largest",
+    [
+        (1.0, [1.0, 1.0], 0.0, 1.0),
+        (0.0, [1.0, -3.0], 0.1, 3.0),
+        (0.0, [math.inf, 1.0], 0.0, math.inf),
+        (0.0, [1.0, math.nan], 0.0, math.nan),
+    ],
+)
+def test_the_optimiser_holds_still(held, grad, expected, largest):
+    """Where it is told to, and from a gradient on that is not finite."""
+    weight, hold = torch.zeros(2, requires_grad=True), torch.full((), held)
     optim = training.JointAdam([weight], lr=0.1, hold=hold)
-    for value, expected in ((1.0, 0.0), (0.0, -0.1)):
-        hold.fill_(value)
-        weight.grad = torch.tensor([math.inf, math.nan]) if value else torch.ones(2)
-        optim(None)
-        torch.testing.assert_close(weight.detach(), torch.full((2,), expected))
+    weight.grad = torch.tensor(grad)
+    optim(None)
+    torch.testing.assert_close(weight.detach().abs(), torch.full((2,), expected))
+    torch.testing.assert_close(optim.largest, torch.tensor(largest), equal_nan=True)
+    assert hold == (1.0 if held or not math.isfinite(largest) else 0.0)
 
 
 def test_optimiser_state_goes_round():

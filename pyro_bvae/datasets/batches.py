@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +11,12 @@ from torch import Tensor
 
 from .data import Data, to_float
 
-Batch = tuple[Tensor, Tensor | None]
+Batch = tuple[Tensor, Tensor | None, int]
+
+
+def all_rows(batch: int) -> slice:
+    """Those of a batch that one process alone trains on."""
+    return slice(0, batch)
 
 
 def batches(
@@ -20,8 +25,10 @@ def batches(
     generator: torch.Generator,
     device: torch.device,
     with_labels: bool = False,
+    skip: int = 0,
+    own: Callable[[int], slice] = all_rows,
 ) -> Iterator[Iterator[Batch]]:
-    """Epoch after epoch, its batches: x float ``(batch, *x_shape)`` and labels, on ``device``.
+    """Epoch after epoch, its batches: x float ``(batch, *x_shape)`` and labels, on ``device``, and batch.
 
     Rows in memory are moved to the device once, as uint8 where they are, and gathered there. Rows on disk,
     and rows that would take more than half of a GPU's free memory, are read one batch ahead by a
@@ -33,6 +40,8 @@ def batches(
         generator: of the order, advanced once an epoch.
         device: where the batches go.
         with_labels: give labels too; else None.
+        skip: leave out so many batches of the first epoch, unread.
+        own: which rows of a batch of this size are given; others are not read.
 
     Raises:
         ValueError: labels are asked for and there are none.
@@ -42,20 +51,24 @@ def batches(
     labels = _tensor(data.labels).to(device) if with_labels else None
     resident = _tensor(data.x).to(device) if _fits(data, device) else None
 
-    def epoch() -> Iterator[Batch]:
+    def epoch(skip: int) -> Iterator[Batch]:
         order = torch.randperm(len(data), generator=generator)
-        parts = [slice(start, start + batch_size) for start in starts(len(data), batch_size)]
+        begun = starts(len(data), batch_size)[skip:]
+        sizes = [min(batch_size, len(data) - start) for start in begun]
+        wanted = [own(size) for size in sizes]
+        parts = [slice(b + w.start, b + w.stop) for b, w in zip(begun, wanted, strict=True)]
         here = order.to(device)
         xs = (
             _read_ahead(data, [order[part] for part in parts], device)
             if resident is None
             else (resident[here[part]] for part in parts)
         )
-        for part, x in zip(parts, xs, strict=True):
-            yield to_float(x), None if labels is None else labels[here[part]]
+        for part, size, x in zip(parts, sizes, xs, strict=True):
+            yield to_float(x), None if labels is None else labels[here[part]], size
 
+    yield epoch(skip)
     while True:
-        yield epoch()
+        yield epoch(0)
 
 
 def starts(n: int, batch_size: int) -> range:

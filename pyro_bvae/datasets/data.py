@@ -148,7 +148,7 @@ def _check_x(x: object) -> None:
         )
     if dtype not in _DTYPES:
         raise TypeError(
-            f"Data: x must be uint8 or float32; got {dtype}. "
+            f"Data: x must be uint8 or float32; got {dtype.name}. "
             "Convert it with x.astype(numpy.float32), or scale grey values to uint8 0 to 255."
         )
     if len(shape) < 2 or 0 in shape:
@@ -170,7 +170,7 @@ def _integers(name: str, values: object, shape: tuple[object, ...]) -> np.ndarra
     array = np.asarray(values)
     if array.dtype.kind not in "iu":
         raise TypeError(
-            f"Data: {name} must be integers; got {array.dtype}. "
+            f"Data: {name} must be integers; got {array.dtype.name}. "
             "Number the values from 0, for example with numpy.unique(..., return_inverse=True)."
         )
     if array.shape != shape:
@@ -196,6 +196,11 @@ def split(data: Data, test_fraction: float, seed: int) -> tuple[Data, Data]:
     Raises:
         ValueError: `test_fraction` is outside (0, 1), or there is only one row.
     """
+    if isinstance(test_fraction, bool) or not isinstance(test_fraction, (int, float)):
+        raise TypeError(
+            f"split: test_fraction must be a number; got {type(test_fraction).__name__}. "
+            "Try --test-fraction 0.1."
+        )
     if not 0 < test_fraction < 1:
         raise ValueError(
             f"split: test_fraction must lie between 0 and 1; got {test_fraction}. "

@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .data import Data, split
 from .folder import read_folder
+from .h5_files import h5_integers, h5_rows, list_h5
 from .images import resize, to_rows
-from .rows import Rows
+from .numpy_files import read_npy, read_npz
+from .rows import Refused, Rows, reading
 
 X_KEYS = ("x", "images", "imgs", "data")
 LABEL_KEYS = ("labels", "y")
 FACTOR_KEYS = ("factors", "latents_classes")
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5")
 _Arrays = tuple[np.ndarray | Rows, np.ndarray | None, np.ndarray | None]
-_READ_ERRORS = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
-
-
-@dataclass(frozen=True)
-class H5Rows:
-    """One data set of an HDF5 file as lazily read rows.
-
-    The file is opened for each read, so that an instance can be pickled and shared by processes.
-    """
-
-    path: Path
-    key: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        import h5py
-
-        # h5py takes increasing indices only, and a slice far faster than a list.
-        rows, inverse = np.unique(index, return_inverse=True)
-        consecutive = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
-        selection = slice(rows[0], rows[-1] + 1) if consecutive else rows
-        try:
-            with h5py.File(self.path, "r") as file:
-                found: np.ndarray = file[self.key][selection][inverse]
-        except (OSError, KeyError) as error:
-            raise _unreadable(self.path, error) from error
-        return found
+_LISTED = 8
 
 
 def load_file(
@@ -61,7 +29,7 @@ def load_file(
     """Load a file or folder of the user's own and split it.
 
     Args:
-        path: .npy (memory-mapped), .npz (read into memory), .h5 or .hdf5 (read lazily) or a
+        path: .npy (read lazily, if in C order), .npz (read into memory), .h5 or .hdf5 (read lazily) or a
             folder of images (read lazily). In .npz and .h5, x is the first of `X_KEYS` present,
             or the only array; labels and factors the first of `LABEL_KEYS`, `FACTOR_KEYS`.
         image_size: resize images to this height and width, in pixels.
@@ -70,7 +38,8 @@ def load_file(
 
     Raises:
         FileNotFoundError: nothing is at `path`.
-        ValueError: the kind is not known, or the content is damaged or unsuitable.
+        ValueError: the kind is not known, the content is damaged, unsuitable or leads to other files, or
+            an array (of lazily read data, its rows of a batch) exceeds half of the machine's memory.
         TypeError: an array has an unsuitable dtype.
     """
     return split(read_file(path, image_size), test_fraction, seed)
@@ -93,14 +62,20 @@ def read_file(path: Path, image_size: int | None = None) -> Data:
 
 
 def check_there(path: Path) -> None:
-    """Refuse a path at which there is nothing.
+    """Refuse a path at which there is nothing, or what is neither a file nor a folder.
 
     Raises:
-        FileNotFoundError: one sentence.
+        FileNotFoundError, ValueError: one sentence.
     """
-    if not path.exists():
+    # os.path and not Path, which raises where a folder on the way may not be entered
+    if not os.path.exists(path):
         raise FileNotFoundError(
             f"{path}: the file or folder must exist; got nothing there. Check the path."
+        )
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        raise ValueError(
+            f"{path}: the path must be an ordinary file or a folder; got a pipe, a socket or a device. "
+            "Write its content into a file."
         )
 
 
@@ -126,34 +101,24 @@ def _data(
 
 
 def _read_npy(path: Path) -> _Arrays:
-    with _reading(path):
-        return np.lib.format.open_memmap(path, mode="r"), None, None
+    with reading(path):
+        return read_npy(path, lazily=True), None, None
 
 
 def _read_npz(path: Path) -> _Arrays:
-    # An open file, not a path: numpy leaves a path's handle open when the archive is damaged.
-    with path.open("rb") as opened:
-        with _reading(path):
-            file = np.load(opened, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("a .npy file by another name")
-        x_key, *others = _choose_keys(path, file.files)
-        with _reading(path):
-            labels, factors = (None if key is None else file[key] for key in others)
-            return file[x_key], labels, factors
+    with reading(path):
+        x, labels, factors = read_npz(path, partial(_choose_keys, path))
+    assert x is not None  # its key is never None
+    return x, labels, factors
 
 
 def _read_h5(path: Path) -> _Arrays:
     import h5py
 
-    with _reading(path):
-        file = h5py.File(path, "r")
-    with file:
-        arrays = [key for key in file if isinstance(file[key], h5py.Dataset)]
-        x_key, *others = _choose_keys(path, arrays)
-        x = H5Rows(path, x_key, file[x_key].shape, file[x_key].dtype)
-        with _reading(path):
-            labels, factors = (None if key is None else file[key][()] for key in others)
+    with reading(path), h5py.File(path, "r") as file:
+        x_key, *others = _choose_keys(path, list_h5(file))
+        x = h5_rows(path, file, x_key)
+        labels, factors = (None if key is None else h5_integers(path, file, key) for key in others)
     return x, labels, factors
 
 
@@ -166,23 +131,15 @@ def _choose_keys(path: Path, found: list[str]) -> tuple[str, str | None, str | N
         for wanted in (X_KEYS, LABEL_KEYS, FACTOR_KEYS)
     )
     if x is None:
-        raise ValueError(
+        raise Refused(
             f"{path}: the file must hold x under one of {', '.join(X_KEYS)}, or one array only; "
-            f"got {', '.join(found) or 'no array'}. Rename the array to x."
+            f"got {listed(found) or 'no array'}. Rename the array to x."
         )
     return x, labels, factors
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except _READ_ERRORS as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path}: the file must be a complete {path.suffix} file without pickled objects; got one "
-        f"that cannot be read ({type(error).__name__}). Save or copy it again."
-    )
+def listed(names: list[str]) -> str:
+    """The first of the names a file holds, on one line whatever they are."""
+    shown = [name if name.isprintable() else repr(name) for name in names[:_LISTED]]
+    more = [f"{len(names) - _LISTED} more"] if len(names) > _LISTED else []
+    return ", ".join([name if len(name) <= 30 else name[:27] + "..." for name in shown] + more)

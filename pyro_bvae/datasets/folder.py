@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .data import Data
 from .images import check_image_size
+from .memory import check_fits
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+# What the suffixes promise, whatever a file is: Pillow would hand others to programs outside (EPS).
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _GREY_MODES = ("1", "L", "LA")
 # Pillow clips these to 8 bits instead of scaling them, so they are refused.
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -42,13 +52,10 @@ class ImageFiles:
         from PIL import Image
 
         channels, height, width = self.row_shape
-        try:
-            with Image.open(path) as image:
-                pixels = image.convert("L" if channels == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise _unreadable(path, error) from error
-        if pixels.size != (width, height):
-            pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
+        with _opened(path) as image:
+            pixels = image.convert("L" if channels == 1 else "RGB")
+            if pixels.size != (width, height):
+                pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(pixels).reshape(height, width, channels).transpose(2, 0, 1)
 
 
@@ -71,10 +78,12 @@ def read_folder(folder: Path, image_size: int | None) -> Data:
     paths, labels = _find(folder)
     grey = True
     sizes: dict[tuple[int, int], Path] = {}
-    for path in paths:
-        mode, size = _header(path)
-        grey = grey and mode in _GREY_MODES
-        sizes.setdefault(size, path)
+    with warnings.catch_warnings():
+        _refuse_bombs()
+        for path in paths:
+            mode, size = _header(path)
+            grey = grey and mode in _GREY_MODES
+            sizes.setdefault(size, path)
     if image_size is None and len(sizes) > 1:
         (one, first), (other, second) = list(sizes.items())[:2]
         raise ValueError(
@@ -82,13 +91,33 @@ def read_folder(folder: Path, image_size: int | None) -> Data:
             f"{other[0]}x{other[1]} ({second.name}). Pass --image-size to resize them."
         )
     width, height = (image_size, image_size) if image_size else next(iter(sizes))
-    return Data(ImageFiles(tuple(paths), (1 if grey else 3, height, width)), labels)
+    rows = ImageFiles(tuple(paths), (1 if grey else 3, height, width))
+    check_fits(str(folder), rows.shape, rows.dtype, at_once=1)
+    return Data(rows, labels)
+
+
+def _refuse_bombs() -> None:
+    from PIL import Image
+
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def _find(folder: Path) -> tuple[list[Path], np.ndarray | None]:
-    flat = _images(folder, "*")
-    classes = [d for d in sorted(folder.iterdir()) if d.is_dir() and not d.name.startswith(".")]
-    per_class = [found for d in classes if (found := _images(d, "**/*"))]
+    try:
+        flat = _images(folder, deep=False)
+        classes = [d for d in sorted(folder.iterdir()) if d.is_dir() and not d.name.startswith(".")]
+        for d in classes:
+            if folder.resolve().is_relative_to(d.resolve()):
+                raise ValueError(
+                    f"{d}: a class sub-folder must not hold the data folder itself; got a link to "
+                    f"{d.resolve()}. Remove it."
+                )
+        per_class = [found for d in classes if (found := _images(d, deep=True))]
+    except (OSError, RecursionError) as error:
+        raise OSError(
+            f"{folder}: the folder and its sub-folders must be readable; got {type(error).__name__}. "
+            "Check the rights, and how deep it goes."
+        ) from error
     if flat and per_class:
         raise ValueError(
             f"{folder}: images must lie either all in the folder or all in class sub-folders; got "
@@ -105,22 +134,27 @@ def _find(folder: Path) -> tuple[list[Path], np.ndarray | None]:
     return paths, np.repeat(np.arange(len(per_class)), [len(found) for found in per_class])
 
 
-def _images(folder: Path, pattern: str) -> list[Path]:
+def _images(folder: Path, deep: bool) -> list[Path]:
+    """Images in the folder, sorted; links to folders are followed at the top only."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        if not deep:
+            folders.clear()
+        found += [Path(place, name) for name in names]
     return sorted(
         path
-        for path in folder.glob(pattern)
+        for path in found
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
 
 
 def _header(path: Path) -> tuple[str, tuple[int, int]]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            mode, size = image.mode, image.size
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as image:
+        mode, size = image.mode, image.size
     if mode in _DEEP_MODES:
         raise ValueError(
             f"{path}: the image must have 8 bits a channel; got mode {mode}. "
@@ -129,8 +163,21 @@ def _header(path: Path) -> tuple[str, tuple[int, int]]:
     return mode, size
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path}: the file must be a complete image; got one that cannot be read "
-        f"({type(error).__name__}). Replace or remove it."
-    )
+@contextmanager
+def _opened(path: Path) -> Iterator[Image]:
+    """The image at ``path``; whatever damage makes Pillow raise, one sentence."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(
+            f"{path}: the image must have at most {Image.MAX_IMAGE_PIXELS} pixels (Pillow's limit); got "
+            "more, which a few bytes can claim. Scale it down or remove it."
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"{path}: the file must be a complete image; got one that cannot be read "
+            f"({type(error).__name__}). Replace or remove it."
+        ) from error

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .data import Data
+from .memory import check_fits
 from .rows import Mapped, Rows, is_resident
 
 _CHUNK = 4096
@@ -38,7 +39,7 @@ def to_rows(x: np.ndarray | Rows, owner: str) -> np.ndarray | Rows:
     """
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise TypeError(
-            f"{owner}: x must be uint8 or floating point; got {x.dtype}. "
+            f"{owner}: x must be uint8 or floating point; got {x.dtype.name}. "
             "Scale grey values to uint8 0 to 255, or convert with x.astype(numpy.float32)."
         )
     if len(x.shape) not in (2, 3, 4) or 0 in x.shape:
@@ -84,13 +85,21 @@ def resize(data: Data, image_size: int | None, owner: str) -> Data:
             f"shape {data.x_shape}. Drop --image-size."
         )
     shape = (len(data), data.x_shape[0], image_size, image_size)
+    check_fits(owner, shape, data.x.dtype, None if data.resident else 1)
     x = _map(data.x, partial(_resize, size=image_size), shape, data.x.dtype)
     return Data(x, data.labels, data.factors, data.factor_names)
 
 
 def check_image_size(image_size: int | None, owner: str) -> None:
-    """Raise ValueError if `image_size` is given and below 1."""
-    if image_size is not None and image_size < 1:
+    """Raise ValueError if `image_size` is given and below 1, TypeError if it is no whole number."""
+    if image_size is None:
+        return
+    if isinstance(image_size, bool) or not isinstance(image_size, (int, np.integer)):
+        raise TypeError(
+            f"{owner}: image_size must be a whole number; got {type(image_size).__name__}. "
+            "Try --image-size 32."
+        )
+    if image_size < 1:
         raise ValueError(
             f"{owner}: image_size must be 1 or more; got {image_size}. Try --image-size 32."
         )
@@ -135,8 +144,8 @@ def _convert(rows: np.ndarray, *, channels_last: bool, binary: bool, owner: str)
     elif channels_last:
         rows = np.moveaxis(rows, 3, 1)
     if rows.dtype.kind == "f":
-        # A float64 beyond float32's range becomes infinite here and is refused by Data.
-        with np.errstate(over="ignore"):
+        # What float32 does not hold becomes infinite or NaN here, and is refused by Data.
+        with np.errstate(over="ignore", invalid="ignore"):
             rows = rows.astype(np.float32, copy=False)
     if binary:
         if rows.size and rows.max() > 1:

@@ -71,6 +71,10 @@ def load_dataset(
         raise ValueError(
             f"load_dataset: binarize must be 'none' or 'static'; got {binarize!r}. Choose one."
         )
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(
+            f"load_dataset: seed must be a whole number; got {type(seed).__name__}. Try --seed 0."
+        )
     if seed < 0:
         raise ValueError(f"load_dataset: seed must be 0 or more; got {seed}. Try --seed 0.")
     name, loader = find_loader(name_or_path)
@@ -123,7 +127,10 @@ def find_loader(
     if isinstance(source, str) and source in DATASETS:
         return source, DATASETS[source]
     path = Path(source)
-    if isinstance(source, Path) or path.exists() or path.suffix or len(path.parts) != 1:
+    # Path("") is the folder one stands in, which an empty shell variable does not mean
+    if isinstance(source, Path) or (
+        source and (os.path.exists(path) or path.suffix or len(path.parts) != 1)
+    ):
         check_there(path)
         return str(path), partial(load_file, path)
     close = difflib.get_close_matches(source, DATASETS, n=1)

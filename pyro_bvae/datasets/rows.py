@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -71,3 +73,38 @@ class Subset:
 def is_resident(x: object) -> bool:
     """True if `x` is an array in memory, False if it is memory-mapped or read lazily."""
     return isinstance(x, np.ndarray) and not isinstance(x, np.memmap)
+
+
+def stretches(index: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Where in ``index`` rows follow each other, so that they can be read at once.
+
+    >>> list(stretches(np.array([4, 5, 6, 2, 9, 10])))
+    [(0, 3), (3, 4), (4, 6)]
+    """
+    cuts = (np.flatnonzero(np.diff(index) != 1) + 1).tolist()
+    return zip([0, *cuts], [*cuts, len(index)], strict=True) if len(index) else iter(())
+
+
+class Refused(ValueError):
+    """One sentence for the user, which `reading` lets through."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong in reading the file at ``path`` into one sentence.
+
+    Damaged files make numpy, zipfile and HDF5 raise errors of many kinds, and a file can change or
+    vanish while it is in use.
+
+    Raises:
+        Refused: naming the file.
+    """
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:
+        raise Refused(
+            f"{path}: the file must be a complete {path.suffix} file without pickled objects; got one "
+            f"that cannot be read ({type(error).__name__}). Save or copy it again."
+        ) from error

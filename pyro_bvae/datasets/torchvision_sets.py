@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,9 @@ from typing import Any
 from ._torchvision import import_torchvision
 from .data import Data
 from .images import check_image_size, resize
+
+_LARGEST_FILE = 64 << 20
+"""Bytes; unpacked, the largest official file has 47,040,016. What is larger is not read at all."""
 
 
 def load_mnist(
@@ -66,11 +68,16 @@ def _load(
         _unpack(name, dataset_class, raw, Path(temporary) / class_name / "raw")
         try:
             parts = [dataset_class(root=temporary, train=train) for train in (True, False)]
-        except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+        except Exception as error:  # torchvision trusts the sizes in a file, and asserts
             raise ValueError(
                 f"{name}: the files in {raw} must be complete idx files; got one that torchvision "
-                f"cannot read ({error}). Delete them and pass --download."
+                f"cannot read ({type(error).__name__}). Delete them and pass --download."
             ) from error
+    if any(len(p.data) != len(p.targets) for p in parts):
+        raise ValueError(
+            f"{name}: the files in {raw} must hold a label for each image; got "
+            f"{[(len(p.data), len(p.targets)) for p in parts]}. Delete them and pass --download."
+        )
     train, test = (
         resize(Data(p.data[:, None].numpy(), p.targets.numpy()), image_size or 32, name)
         for p in parts
@@ -108,9 +115,9 @@ def _unpack(name: str, dataset_class: Any, raw: Path, target: Path) -> None:
         packed = raw / file_name
         unpacked = packed.with_suffix("")
         if not packed.is_file():
-            shutil.copyfile(unpacked, target / unpacked.name)
+            (target / unpacked.name).write_bytes(_read(name, unpacked))
             continue
-        content = packed.read_bytes()
+        content = _read(name, packed)
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if found != md5:
             raise ValueError(
@@ -118,3 +125,20 @@ def _unpack(name: str, dataset_class: Any, raw: Path, target: Path) -> None:
                 f"({len(content)} bytes). Delete it and pass --download."
             )
         (target / unpacked.name).write_bytes(gzip.decompress(content))
+
+
+def _read(name: str, path: Path) -> bytes:
+    """The bytes of a file no larger than an official one."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise ValueError(
+            f"{name}: {path} must be readable; got {type(error).__name__}. Check its rights."
+        ) from error
+    if len(content) > _LARGEST_FILE:
+        raise ValueError(
+            f"{name}: {path} must have at most {_LARGEST_FILE} bytes; got more. "
+            "Delete it and pass --download."
+        )
+    return content

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..datasets.files import listed
+from ..datasets.numpy_files import read_npy, read_npz
+from ..datasets.rows import Refused
 from ..metrics.checks import check_array, check_pair
 
 
@@ -28,15 +31,20 @@ def read_codes(codes: Path, factors: Path) -> tuple[np.ndarray, np.ndarray]:
 def _read_array(option: str, path: Path, keys: tuple[str, ...]) -> np.ndarray:
     check_array(option, path)
     rule = f"{option} must be a .npy file, or .npz with one array or one called {' or '.join(keys)}"
+
+    def choose(found: list[str]) -> list[str]:
+        names = [key for key in keys if key in found] or found[: len(found) == 1]
+        if not names:
+            held = listed(found) or "no array"
+            raise Refused(f"{rule}; {path} holds {held}. Rename one.")
+        return names[:1]
+
     try:
         with path.open("rb") as opened:
-            found = np.load(opened, allow_pickle=False)
-            if isinstance(found, np.ndarray):
-                return found
-            names = [k for k in keys if k in found.files] or found.files[: len(found.files) == 1]
-            if names:
-                return np.asarray(found[names[0]])
-            held = ", ".join(found.files) or "no array"
+            zipped = opened.read(2) == b"PK"
+        array = read_npz(path, choose)[0] if zipped else read_npy(path)
+    except Refused:
+        raise
     except Exception as error:  # numpy and zipfile raise many kinds on damaged files
         raise ValueError(f"{rule}; {path} cannot be read ({type(error).__name__}).") from error
-    raise ValueError(f"{rule}; {path} holds {held}. Rename one.")
+    return np.asarray(array)

@@ -50,7 +50,15 @@ def measures(metrics: dict[str, Any]) -> list[Measure]:
     for name, score in m.get("scores", {}).items():
         details = score.get("details", {})
         note = f"chance {details['chance']:.2g}" if "chance" in details else _NOTES.get(name, "")
-        rows.append(Measure(f"scores.{name}", _TITLES.get(name, name), score["value"], None, note))
+        rows.append(
+            Measure(
+                f"scores.{name}",
+                _TITLES.get(name, name),
+                score["value"],
+                score.get("value_se"),
+                note,
+            )
+        )
         if name == "dci":
             for part, title in _DCI.items():
                 rows.append(Measure(f"scores.dci.{part}", title, details[part], None, ""))
@@ -76,7 +84,11 @@ def _aggregate(m: dict[str, Any]) -> list[Measure]:
         note = f"all {m['divergence_components']} rows as components"
         half = m.get("divergence_at_half")
         note += "" if half is None else f"; {half:.3g} at half of them"
-        rows.append(Measure("divergence", _ESTIMATED.format(name), m["divergence"], None, note))
+        rows.append(
+            Measure(
+                "divergence", _ESTIMATED.format(name), m["divergence"], m.get("divergence_se"), note
+            )
+        )
         by_name.pop(name, None)
     bounded = bool(m.get("information_bounded"))
     log_m = f"log M = {m['log_components']:.2f}" if "log_components" in m else ""

@@ -16,6 +16,7 @@ from ..evaluation import Codes
 from ..training import Record
 from ..traversal import latent_order, manifold, prior_range
 from ..vae import VAE, evaluating, vae_device
+from ..writing import replacing
 from .base import array, save_png
 from .samples import draw_samples, labels_in_turn, samples_by_class
 from .traversals import PNG_COLUMNS, POINT_COLUMNS, Start, draw, traverse
@@ -56,7 +57,8 @@ def write_figures(
         figures["kl_per_latent"] = plots.kl_per_latent(history)
     folder.mkdir(exist_ok=True)
     for name, figure in figures.items():
-        save_png(figure, folder / f"{name}.png")
+        with replacing(folder / f"{name}.png") as temporary:
+            save_png(figure, temporary)
     return [folder / f"{name}.png" for name in figures]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def check_array(option: str, path: Path) -> None:
     Raises:
         FileNotFoundError: one sentence.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path's raises where a folder on the way may not be entered
         raise FileNotFoundError(f"{option} must name a .npy or .npz file; {path} is not there.")
 
 

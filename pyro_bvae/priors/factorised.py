@@ -11,29 +11,19 @@ import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from .arguments import SCALES, brief, floats, positive, whole
 from .normal_mixture import NormalMixture
 
-
-def positive(owner: object, name: str, value: float) -> float:
-    """``value`` as a float; raises where it is not a finite number > 0."""
-    if not (isinstance(value, (int, float)) and 0 < value < math.inf):
-        raise ValueError(
-            f"{type(owner).__name__}: {name} must be a finite number > 0; got {value!r}."
-        )
-    return float(value)
-
-
-def dimension(owner: object, latent_dim: int) -> int:
-    """``latent_dim``; raises where it is not an integer >= 1."""
-    if not isinstance(latent_dim, int) or isinstance(latent_dim, bool) or latent_dim < 1:
-        raise ValueError(
-            f"{type(owner).__name__}: latent_dim must be an integer >= 1; got {latent_dim!r}."
-        )
-    return latent_dim
+# Below, samples overflow float32; above, differences of its lgamma are noise.
+_DFS = (0.5, 1000.0)
 
 
 def log_parameter(module: nn.Module, name: str, value: Tensor, learned: bool) -> None:
     """Hold log ``value`` under ``name``: as a parameter when ``learned``, else as a buffer."""
+    if not isinstance(learned, bool):
+        raise TypeError(
+            f"{type(module).__name__}: learned must be true or false; got {brief(learned)}."
+        )
     if learned:
         module.register_parameter(name, nn.Parameter(value.log()))
     else:
@@ -53,11 +43,17 @@ class Gaussian(nn.Module):
 
     def __init__(self, latent_dim: int, scale: float | Tensor = 1.0, learned: bool = False) -> None:
         super().__init__()
-        dimension(self, latent_dim)
-        scales = torch.as_tensor(scale, dtype=torch.get_default_dtype()).expand(latent_dim)
-        if not (torch.isfinite(scales).all() and (scales > 0).all()):
-            raise ValueError(f"Gaussian: scale must be finite and > 0; got {scales.tolist()}.")
-        log_parameter(self, "log_scale", scales.clone(), learned)
+        scales = floats(self, "scale", scale)
+        if scales.shape not in ((), (1,), (whole(self, "latent_dim", latent_dim),)):
+            raise ValueError(
+                f"Gaussian: scale must be one number, or {latent_dim}; got shape {tuple(scales.shape)}."
+            )
+        if not (scales >= SCALES[0]).all():
+            raise ValueError(
+                f"Gaussian: scale must be finite and > 0; got {brief(scales.tolist())}. "
+                f"The smallest is {SCALES[0]:g}."
+            )
+        log_parameter(self, "log_scale", scales.expand(latent_dim).clone(), learned)
 
     @classmethod
     def from_pca(cls, latent_dim: int, x: np.ndarray, learned: bool = False) -> Gaussian:
@@ -82,7 +78,12 @@ class Gaussian(nn.Module):
             )
         from sklearn.decomposition import PCA
 
+        whole("Gaussian.from_pca", "latent_dim", latent_dim)
         flat = x.reshape(len(x), -1).astype(np.float64)
+        if not np.isfinite(flat).all():
+            raise ValueError(
+                "Gaussian.from_pca: x must be finite; got NaN or infinity. Drop such rows."
+            )
         most = min(latent_dim, *flat.shape)
         with np.errstate(invalid="ignore"):  # constant data: 0 / 0 in shares that are not used
             top = PCA(most, random_state=0).fit(flat).explained_variance_
@@ -114,8 +115,14 @@ class StudentT(nn.Module):
         self, latent_dim: int, df: float = 9.0, scale: float = 1.0, learned: bool = False
     ) -> None:
         super().__init__()
-        ones = torch.ones(dimension(self, latent_dim))
-        log_parameter(self, "log_df", ones * positive(self, "df", df), learned)
+        ones = torch.ones(whole(self, "latent_dim", latent_dim))
+        log_parameter(
+            self,
+            "log_df",
+            ones
+            * positive(self, "df", df, _DFS, " Use --prior gaussian in place of a larger one."),
+            learned,
+        )
         log_parameter(self, "log_scale", ones * positive(self, "scale", scale), learned)
 
     def forward(self) -> TorchDistributionMixin:
@@ -132,7 +139,7 @@ class Laplace(nn.Module):
         self, latent_dim: int, scale: float = 1 / math.sqrt(2), learned: bool = False
     ) -> None:
         super().__init__()
-        ones = torch.ones(dimension(self, latent_dim))
+        ones = torch.ones(whole(self, "latent_dim", latent_dim))
         log_parameter(self, "log_scale", ones * positive(self, "scale", scale), learned)
 
     def forward(self) -> TorchDistributionMixin:
@@ -166,13 +173,16 @@ class SpikeSlab(nn.Module):
         learned: bool = False,
     ) -> None:
         super().__init__()
-        dimension(self, latent_dim)
+        whole(self, "latent_dim", latent_dim)
         scales = [
             positive(self, "spike_scale", spike_scale),
             positive(self, "slab_scale", slab_scale),
         ]
-        if not 0 <= spike_weight <= 1:
-            raise ValueError(f"SpikeSlab: spike_weight must lie in [0, 1]; got {spike_weight!r}.")
+        number = isinstance(spike_weight, (int, float)) and not isinstance(spike_weight, bool)
+        if not (number and 0 <= spike_weight <= 1):
+            raise ValueError(
+                f"SpikeSlab: spike_weight must lie in [0, 1]; got {brief(spike_weight)}."
+            )
         if learned and not 0 < spike_weight < 1:
             raise ValueError(
                 f"SpikeSlab: spike_weight must lie strictly between 0 and 1 to be learned; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from .factorised import dimension
+from .arguments import brief, whole
 from .normal_mixture import DiagNormalMixture, NormalMixture
+
+_MOST_NUMBERS = 1 << 28
 
 
 class VampPrior(nn.Module):
@@ -43,13 +46,15 @@ class VampPrior(nn.Module):
         x: np.ndarray | None = None,
     ) -> None:
         super().__init__()
-        self.latent_dim = dimension(self, latent_dim)
-        if not isinstance(n_components, int) or n_components < 1:
-            raise ValueError(
-                f"VampPrior: n_components must be an integer >= 1; got {n_components!r}."
-            )
+        self.latent_dim = whole(self, "latent_dim", latent_dim)
+        whole(self, "n_components", n_components)
         dtype = torch.get_default_dtype()
+        if x is not None and not isinstance(x, np.ndarray):
+            raise TypeError(
+                f"VampPrior: x must be an array in memory; got {type(x).__name__}. Pass a part of it."
+            )
         if x is None:
+            _check_shape(x_shape, n_components)
             start, low, high = torch.rand(n_components, *x_shape), 0.0, 1.0
         else:
             rows = _distinct(len(x), n_components)
@@ -114,6 +119,20 @@ class VampPrior(nn.Module):
         return components.log_prob(z.unsqueeze(1)).argmax(1)
 
 
+def _check_shape(x_shape: Sequence[int], n_components: int) -> None:
+    """Refuse a shape of no x, or one that would fill the memory with pseudo-inputs."""
+    sizes = (
+        isinstance(x_shape, (tuple, list))
+        and x_shape
+        and all(isinstance(n, int) and n > 0 for n in x_shape)
+    )
+    if not (sizes and math.prod(x_shape) * n_components <= _MOST_NUMBERS):
+        raise ValueError(
+            f"VampPrior: x_shape must be the sizes of one x, {_MOST_NUMBERS} numbers at most in all "
+            f"{n_components} components; got {brief(x_shape)}."
+        )
+
+
 def _distinct(n: int, k: int) -> np.ndarray:
     """``k`` sorted rows of ``n``, each once before any comes twice: equal pseudo-inputs never part."""
     rounds = [torch.randperm(n) for _ in range(-(-k // n))]
@@ -138,9 +157,9 @@ class Flow(nn.Module):
 
     def __init__(self, latent_dim: int, n_transforms: int = 4, hidden: int = 64) -> None:
         super().__init__()
-        self.latent_dim = dimension(self, latent_dim)
-        if not isinstance(n_transforms, int) or n_transforms < 1:
-            raise ValueError(f"Flow: n_transforms must be an integer >= 1; got {n_transforms!r}.")
+        self.latent_dim = whole(self, "latent_dim", latent_dim)
+        whole(self, "n_transforms", n_transforms)
+        whole(self, "hidden", hidden)
         if latent_dim == 1:
             raise ValueError(
                 "Flow: latent_dim must be at least 2, for a coupling to have two sides; got 1. "

@@ -9,7 +9,8 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from .factorised import dimension, log_parameter, positive
+from .arguments import floats, positive, whole
+from .factorised import log_parameter
 from .normal_mixture import DiagNormalMixture, NormalMixture
 
 
@@ -61,19 +62,16 @@ class Mixture(nn.Module):
         learned: bool = False,
     ) -> None:
         super().__init__()
-        dimension(self, latent_dim)
+        whole(self, "latent_dim", latent_dim)
         if locs is not None:
-            locs = torch.as_tensor(locs, dtype=torch.get_default_dtype())
+            locs = floats(self, "locs", locs)
             if locs.dim() != 2 or locs.shape[1] != latent_dim:
                 raise ValueError(
                     f"Mixture: locs must have shape (n_components, {latent_dim}); "
                     f"got {tuple(locs.shape)}."
                 )
             n_components = len(locs)
-        if not isinstance(n_components, int) or n_components < 1:
-            raise ValueError(
-                f"Mixture: n_components must be an integer >= 1; got {n_components!r}."
-            )
+        whole(self, "n_components", n_components)
         means = _default_locs(latent_dim, n_components) if locs is None else locs.clone()
         scales = torch.full((n_components, latent_dim), positive(self, "scale", scale))
         log_parameter(self, "log_scales", scales, learned)

@@ -22,6 +22,7 @@ from ..writing import check_file, replacing
 from .decoder import Unsupported, live
 from .page import context
 from .pictures import SHRINKS, Picture, pictures
+from .sweep import write_sweep_report
 from .tables import check_metrics, group
 from .walk import explore, live_decoder, strips
 
@@ -32,7 +33,7 @@ LIMIT = 5_000_000
 """Bytes of a report."""
 _SHRUNK = ("", "in 256 colours", "in 256 colours and at half their size")
 
-__all__ = ["LIMIT", "live", "write_report"]
+__all__ = ["LIMIT", "live", "write_report", "write_sweep_report"]
 
 
 def write_report(runs: Sequence[Run], out: str | Path) -> Path:
