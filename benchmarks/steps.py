@@ -167,7 +167,7 @@ def _ours(config: Config, vae: Any, x: torch.Tensor, compile: bool) -> Callable[
         # a store for each model, which a training of its own would not have to swap
         with pyro.get_param_store().scope(store), pyro.validation_enabled(False):
             svi.update(x, None)
-        tally.keep(next(taken))
+        tally.keep(next(taken), optim.largest)
 
     return step
 

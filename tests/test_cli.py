@@ -397,14 +397,17 @@ def test_interrupt(here, monkeypatch, without_figures):
     monkeypatch.setattr("pyro_bvae.cli.train._Bar.record", stop)
     result = call("train", "--out", "run", *FAST)
     assert result.exit_code == 130
-    sentence = "Error: Interrupted. The last good checkpoint and the history are kept in run."
-    assert message(result) == sentence
+    assert message(result) == (
+        "Error: Interrupted. The last good checkpoint and the history are kept in run. Go on with: "
+        "pyro-bvae train --resume run"
+    )
     assert len(runs.load_run("run").history) == 2
 
 
 def test_loss_that_is_not_finite(here, monkeypatch, without_figures):
     def poison(self, record, state):
-        next(state.vae.parameters()).data.fill_(math.nan)
+        if state.epoch == 2:
+            next(state.vae.parameters()).data.fill_(math.nan)
 
     monkeypatch.setattr("pyro_bvae.cli.train._Bar.record", poison)
     result = call("train", "--out", "run", *FAST)
@@ -445,8 +448,8 @@ BAD = {
     "no module": ("--prior :P", r"--prior must name something that can be imported"),
     "unknown prior-arg": ("--prior mixture --prior-arg df=5", r"--prior-arg of mixture must be one"),
     "bad prior-arg": ("--prior student-t --prior-arg df=-1", r"df must be a finite number > 0; got"),
-    "text as prior-arg": ("--prior-arg scale=wide", r"--prior gaussian: .*Mend its --prior-arg"),
-    "list as prior-arg": ("--prior-arg scale=[1,2,3]", r"--prior gaussian: .*Mend its --prior-arg"),
+    "text as prior-arg": ("--prior-arg scale=wide", r"Gaussian: scale must be numbers in rows"),
+    "list as prior-arg": ("--prior-arg scale=[1,2,3]", r"Gaussian: scale must be one number, or 2"),
     "prior-arg without =": ("--prior-arg df", r"--prior-arg must be KEY=VALUE; got 'df'"),
     "prior-arg without key": ("--prior-arg =5", r"--prior-arg must be KEY=VALUE; got '=5'"),
     "pca beyond the rank": ("--prior pca --latent-dim 3", r"at most the rank .*, 2; got 3"),
