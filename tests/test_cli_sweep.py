@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -165,3 +166,32 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(number, jobs, here):
     assert "pending" in (here / "runs" / "long" / "sweep.csv").read_text()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "4 of 4 runs finished" in done.stdout, done.stderr
+
+
+def test_train_under_several_seeds(here):
+    """The smallest sweep: means and standard errors over seeds, and the same command goes on."""
+    arguments = ["train", "--steps", "2", "--prior", "mixture", "--seeds", "3", "--seed", "5"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    out = Path("runs/spirals-mixture-seeds")
+    elbo = np.array([runs.load_run(out / f"seed-{s}").metrics["elbo"] for s in (5, 6, 7)])
+    row = re.search(r"ELBO at beta = 1.*?(-?[\d.]+) \+- ([\d.]+)", result.stdout)
+    assert float(row[1]) == pytest.approx(elbo.mean(), abs=6e-4)
+    assert float(row[2]) == pytest.approx(elbo.std(ddof=1) / 3**0.5, abs=6e-4)
+    again = CliRunner().invoke(main, arguments)
+    assert again.exit_code == 0 and "0 runs to train, 3 finished before." in again.stderr
+    other = CliRunner().invoke(main, [*arguments, "--alpha", "1"])
+    assert other.exit_code == 2 and "it holds another, as its sweep.json says" in other.output
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--seeds", "0"], "there must be 1 to 10,000 runs; got 0"),
+        (["--seeds", "2", "--jobs", "0"], "jobs must be at least 1, or -1 for one per core; got 0"),
+        (["--seeds", "x"], "'x' is not a valid integer"),
+    ],
+)
+def test_seeds_that_are_none(arguments, sentence, here):
+    result = CliRunner().invoke(main, ["train", *arguments])
+    assert result.exit_code == 2 and sentence in result.output and not Path("runs").exists()

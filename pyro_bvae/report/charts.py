@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 _WIDTH, _HEIGHT = 330, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 8, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 8, 36
 COLOURS = 8  # .c0 ... .c7 of page.css
 
 
