@@ -303,7 +303,7 @@ class _Tally:
     The terms of each step stay on the device until some steps are read at once.
     """
 
-    names = ("loss", "log_px_z", "kl", "divergence", "largest gradient")
+    names = ("loss", "log_px_z", "kl", "divergence", "largest gradient norm")
 
     def __init__(self, objective: TermsELBO, device: torch.device) -> None:
         self.objective = objective
@@ -342,14 +342,16 @@ class _Tally:
             values = dict(zip(self.names, row, strict=True))
             if not divergence:
                 del values["divergence"]
-            if not (math.isfinite(values["loss"]) and math.isfinite(values["largest gradient"])):
+            if not (
+                math.isfinite(values["loss"]) and math.isfinite(values["largest gradient norm"])
+            ):
                 parts = ", ".join(f"{name}={value:.4g}" for name, value in values.items())
                 which = "gradient" if math.isfinite(values["loss"]) else "loss"
                 raise FloatingPointError(
                     f"fit: the {which} must be finite; got {parts} at step {step}. Lower the learning "
                     "rate, warm up or lower beta, alpha or gamma, or check the data's range."
                 )
-            del values["largest gradient"]
+            del values["largest gradient norm"]
             for name, value in values.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
                 self.counts[name] = self.counts.get(name, 0) + 1

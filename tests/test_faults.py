@@ -478,7 +478,9 @@ def test_what_a_diverging_training_says(tmp_path):
         train(config, tmp_path / "run")
     said = str(caught.value)
     assert (
-        "must be finite; got loss=" in said and "largest gradient=" in said and " at step " in said
+        "must be finite; got loss=" in said
+        and "largest gradient norm=" in said
+        and " at step " in said
     )
     assert said.endswith("run holds its configuration only: there was no checkpoint yet.")
 
@@ -510,7 +512,9 @@ def test_a_gradient_that_is_not_finite_beside_a_loss_that_is(tmp_path, monkeypat
             assert all(torch.equal(weights[k], v) for k, v in state.vae.state_dict().items())
 
     config = Config(steps=60, network="rooted:make")
-    sentence = r"the gradient must be finite; got loss=-?\d.*, largest gradient=nan at step 4\. "
+    sentence = (
+        r"the gradient must be finite; got loss=-?\d.*, largest gradient norm=nan at step 4\. "
+    )
     with pytest.raises(FloatingPointError, match=sentence):
         train(config, tmp_path / "run", on_step=to_the_root)
     assert read_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 1 and weights

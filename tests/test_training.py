@@ -421,8 +421,9 @@ def test_another_default_dtype():
 @pytest.mark.parametrize(
     "held, grad, expected, largest",
     [
-        (1.0, [1.0, 1.0], 0.0, 1.0),
-        (0.0, [1.0, -3.0], 0.1, 3.0),
+        (1.0, [3.0, 4.0], 0.0, 5.0),
+        (0.0, [3.0, -4.0], 0.1, 5.0),
+        (0.0, [1e30, 1.0], 0.0, math.inf),
         (0.0, [math.inf, 1.0], 0.0, math.inf),
         (0.0, [1.0, math.nan], 0.0, math.nan),
     ],
