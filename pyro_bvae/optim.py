@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -55,9 +56,11 @@ class JointAdam(PyroOptim):
         if self.hold is not None:
             # Where a square overflows here, so would Adam's second moment. (The largest entries
             # themselves take ten times as long on a CPU.)
-            norms = [n.to(self.hold.dtype) for n in torch._foreach_norm(grads)]
-            self.largest = torch.stack(norms).max()
-            self.hold.masked_fill_(~torch.isfinite(self.largest), 1.0)
+            norms, dtype = torch._foreach_norm(grads), self.hold.dtype
+            self.largest = torch.stack(
+                [n if n.dtype is dtype else n.to(dtype) for n in norms]
+            ).max()
+            self.hold.masked_fill_(~(self.largest < math.inf), 1.0)  # NaN is not less either
         adam(
             [self.parameters[i] for i in used],
             grads,
