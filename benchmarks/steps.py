@@ -30,7 +30,8 @@ from pyro_bvae.cli.process import tune_allocator
 from pyro_bvae import Config
 from pyro_bvae.build import make_objective, make_vae
 from pyro_bvae.svi import CompiledSVI
-from pyro_bvae.training import JointAdam, _Tally
+from pyro_bvae.tally import Tally
+from pyro_bvae.training import JointAdam
 
 from . import floors
 from .timing import interleaved, write
@@ -157,7 +158,7 @@ def _model(config: Config, shape: tuple[int, ...], device: torch.device) -> Any:
 
 def _ours(config: Config, vae: Any, x: torch.Tensor, compile: bool) -> Callable[[], Any]:
     objective = make_objective(config, 60_000)
-    tally = _Tally(objective, x.device)
+    tally = Tally(objective, x.device)
     optim = JointAdam(vae.parameters(), lr=config.lr or 1e-3, amsgrad=True, hold=tally.bad)
     svi = CompiledSVI(vae.model, vae.guide, optim, tally, compile=compile)
     taken = iter(range(10**9))

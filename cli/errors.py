@@ -18,11 +18,15 @@ INTERRUPTED = 130
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Print the library's sentence for a bad value, kind or file, and exit 2."""
+    """Print the library's sentence for a bad value, kind or file, and exit 2; for too little memory, 1."""
     try:
         yield
     except (ValueError, TypeError, OSError) as error:
         fail(" ".join(str(error).split()))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        fail(" ".join(str(error).split()) or "Memory must suffice; it did not. Take less data.", 1)
 
 
 def fail(sentence: str, code: int = USAGE) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
@@ -46,11 +47,11 @@ def choose_threads(network: str | None) -> None:
 
 def is_first() -> bool:
     """Whether this is the process that speaks and writes, of those that torchrun may have started."""
-    return os.environ.get("RANK", "0") == "0"
+    return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 class Signals:
-    """Ctrl-C and SIGTERM end a training after its step, so that a checkpoint of it can be written.
+    """Ctrl-C, SIGTERM and SIGHUP end a training after its step, so that a checkpoint of it can be written.
 
     A second one, and one that comes before the first step or after the last, ends it at once. Either way
     as a KeyboardInterrupt.
@@ -64,8 +65,16 @@ class Signals:
     def __enter__(self) -> Signals:
         # Of several processes the first one stops, with its checkpoint, and so the others end.
         handler = self._ask if is_first() else signal.SIG_IGN
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, handler)
+        if threading.current_thread() is not threading.main_thread():
+            return self  # where Python lets nobody set handlers
+        for name in (
+            "SIGINT",
+            "SIGTERM",
+            "SIGHUP",
+        ):  # the last when a terminal is gone; not on Windows
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, handler)
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -81,7 +81,11 @@ def command(
             _check_alone(context)
             config = _of_run(Path(resume))
         tune_allocator()
-        choose_threads(config.resolved().network)
+        if resume is None:
+            choose_threads(config.resolved().network)
+        else:
+            _same_threads(Path(resume))
+        _check_seeds(context, seeds)
     if seeds is not None:
         from .sweep import train_seeds
 
@@ -106,8 +110,11 @@ def command(
                 run = runs.train(config, out, **hooks)
             else:
                 finished = runs.is_finished(resume)
-                run = runs.resume(resume, trust=trust, **hooks)
-    except (FloatingPointError, MemoryError) as error:
+                given = {"device": values["device"], "data_dir": values["data_dir"]}
+                typed = click.core.ParameterSource.COMMANDLINE
+                moved = {k: v for k, v in given.items() if context.get_parameter_source(k) is typed}
+                run = runs.resume(resume, trust=trust, **moved, **hooks)
+    except FloatingPointError as error:
         bar.close()
         fail(str(error), 1)
     except KeyboardInterrupt as error:
@@ -118,7 +125,11 @@ def command(
         return
     if finished:
         click.echo(f"Note: {resume} is finished; nothing was trained.", err=True)
-    _summary(run, report and _write_report(run))
+    try:
+        _summary(run, report and _write_report(run))
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        fail(f"{run.path}: its files must be what training wrote; they are not ({reason}).")
 
 
 def _check_new(config: Any, out: str | None) -> None:
@@ -132,7 +143,7 @@ def _check_new(config: Any, out: str | None) -> None:
 
 def _check_alone(context: click.Context) -> None:
     """A run goes on by its own options: others beside --resume would be ignored."""
-    beside = ("resume", "checkpoint_every", "report", "quiet", "trust")
+    beside = ("resume", "checkpoint_every", "report", "quiet", "trust", "device", "data_dir")
     typed = click.core.ParameterSource.COMMANDLINE
     for option in context.command.params:
         name = str(option.name)
@@ -141,6 +152,30 @@ def _check_alone(context: click.Context) -> None:
                 f"--resume goes on by the options that the run was started with; got {option.opts[0]} "
                 "beside it. Leave it out, or train anew without --resume."
             )
+
+
+def _check_seeds(context: click.Context, seeds: int | None) -> None:
+    """Options that would be ignored are refused."""
+    typed = click.core.ParameterSource.COMMANDLINE
+    without = ("checkpoint_every", "report", "quiet") if seeds is not None else ("jobs",)
+    for option in context.command.params:
+        if option.name in without and context.get_parameter_source(option.name) is typed:
+            rule = "must stand without" if seeds is not None else "must stand beside"
+            raise ValueError(f"{option.opts[0]} {rule} --seeds. Leave one out, or add the other.")
+
+
+def _same_threads(path: Path) -> None:
+    """As many as the run began with: sums over rows come out the same to the last bit only so."""
+    import torch
+
+    from pyro_bvae.writing import read_json
+
+    try:
+        threads = read_json(path / "environment.json").get("threads")
+    except (ValueError, FileNotFoundError):
+        return
+    if isinstance(threads, int) and 1 <= threads <= 1024:
+        torch.set_num_threads(threads)
 
 
 def _of_run(path: Path) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickletools
+import shlex
 import textwrap
 import time
 import zipfile
@@ -31,7 +33,7 @@ _KINDS = {
     2: {
         "vae": dict, "x_shape": list, "n_classes": int, "n_rows": int, "optim": dict, "svi": dict,
         "step": int, "epoch": int, "batch": int, "data_order": torch.Tensor, "seconds": float,
-        "sums": dict, "counts": dict, "noise": dict,
+        "sums": dict, "counts": dict, "noise": dict, "numbers": dict, "config": str, "data": str,
     },
 }  # fmt: skip
 _RECORD_FORMAT = 1  # of a line of history.jsonl
@@ -82,25 +84,28 @@ class Checkpoints:
     def save(self, state: TrainingState) -> None:
         """Write a checkpoint of this step.
 
-        A weight that is not finite leaves the last good one in its place.
-
         Raises:
-            FloatingPointError: a loss or gradient was not finite: the last good one stays likewise.
+            FloatingPointError: a loss, a gradient or a trained weight is not finite: the last good
+                checkpoint stays.
             OSError: it cannot be written.
         """
         if self.step == state.step:
             return
         begun = time.monotonic()
         values = state.state_dict()
-        # A buffer may be infinite by right (the log-odds of weight 0), never NaN.
-        finite = all(torch.isfinite(p).all() for p in state.vae.parameters())
-        if finite and not any(torch.isnan(w).any() for w in values["vae"].values()):
-            self.write_history()
-            content = BytesIO()  # torch's own writer hides the system's reason for a failure
-            torch.save({"format": FORMAT, **self.about, **values}, content)
-            with replacing(self.path / "checkpoint.pt") as temporary:
-                temporary.write_bytes(content.getbuffer())
-            self.step = state.step
+        for name, weight in state.vae.named_parameters():
+            # Frozen ones and buffers may hold infinity or NaN by right.
+            if weight.requires_grad and not torch.isfinite(weight).all():
+                raise FloatingPointError(
+                    f"fit: weights must be finite; {name} is not after step {state.step}. Lower the "
+                    "learning rate, or check the data's range."
+                )
+        self.write_history()
+        content = BytesIO()  # torch's own writer hides the system's reason for a failure
+        torch.save({"format": FORMAT, **self.about, **values}, content)
+        with replacing(self.path / "checkpoint.pt") as temporary:
+            temporary.write_bytes(content.getbuffer())
+        self.step = state.step
         self.saved = time.monotonic()
         self.cost = self.saved - begun
 
@@ -115,18 +120,21 @@ class Checkpoints:
             self.past = None
             self.pending.clear()
             return
+        whole, size = "".join(map(_line, self.pending)), path.stat().st_size
         try:
             with path.open("a", encoding="utf-8") as file:
-                file.write("".join(map(_line, self.pending)))
+                file.write(whole)
             synchronise(path)
         except OSError as error:
+            with suppress(OSError):  # no half of it stays
+                os.truncate(path, size)
             raise unwritable(path, error) from error
         self.pending.clear()
 
     def close(self) -> None:
         """The records of epochs since the last checkpoint: they tell what went wrong."""
         if self.pending:
-            with suppress(OSError):  # the reason why training stopped was said
+            with suppress(OSError, ValueError):  # the reason why training stopped was said
                 self.write_history()
 
     def kept(self) -> str:
@@ -136,8 +144,23 @@ class Checkpoints:
         return f"The last good checkpoint and the history are kept in {self.path}."
 
 
+def check_every(steps: int | None) -> None:
+    """Refuse a number of steps between checkpoints that is none."""
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise ValueError(f"--checkpoint-every must be a whole number of at least 1; got {steps!r}.")
+
+
 def _line(record: Record) -> str:
-    return json.dumps({"format": _RECORD_FORMAT, **record}) + "\n"
+    plain: dict[str, float] = {}
+    for name, value in record.items():
+        try:
+            plain[name] = value if isinstance(value, (int, float)) else float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"fit: a record must hold numbers; a callback put {name}={value!r:.60} there. Keep it "
+                "elsewhere."
+            ) from error
+    return json.dumps({"format": _RECORD_FORMAT, **plain}) + "\n"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -149,7 +172,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     check_inside(path)
     if not path.is_file():
-        raise FileNotFoundError(f"load_run: {path.parent} has no {path.name}. Train again.")
+        raise FileNotFoundError(
+            f"load_run: {path.parent} has no {path.name}. Go on with: pyro-bvae train --resume "
+            f"{shlex.quote(str(path.parent))}"
+        )
     try:
         with path.open("rb") as file:
             _check_archive(file, os.fstat(file.fileno()).st_size)
@@ -160,6 +186,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         wrong = [name for name, kind in kinds.items() if not isinstance(checkpoint[name], kind)]
         if wrong or written < 1:
             raise TypeError(f"wrong kind of {', '.join(wrong) or 'format'}")
+        if not checkpoint.get("x_shape", [1]) or min(checkpoint.get("x_shape", [1])) < 1:
+            raise ValueError("x_shape is none")
     except Exception as error:  # torch.load raises many kinds on damaged files
         reason = textwrap.shorten(str(error) or type(error).__name__, 80, placeholder=" ...")
         raise ValueError(
@@ -182,8 +210,19 @@ def _check_archive(file: Any, size: int) -> None:
         if sum(entry.file_size for entry in entries) > size:
             raise ValueError("it claims more than it holds")
         damaged = archive.testzip()
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                _check_globals(archive.read(entry))
     if damaged is not None:
         raise ValueError(f"{damaged} is damaged")
+
+
+def _check_globals(code: bytes) -> None:
+    """Tensors name functions of torch; torch.load also allows bytearray, whose size is a number."""
+    for operation, argument, _ in pickletools.genops(code):
+        name = operation.name
+        if name == "STACK_GLOBAL" or (name == "GLOBAL" and "builtin" in str(argument)):
+            raise ValueError("it holds more than tensors")
 
 
 def read_history(path: Path, epochs: int | None = None) -> list[Record]:

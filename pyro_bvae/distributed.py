@@ -66,6 +66,10 @@ def processes(device: str | torch.device = "cpu") -> Iterator[tuple[int, int]]:
         yield rank, world
         return
     kind = torch.device(device).type
+    if torch.device(device).index is not None:
+        raise ValueError(
+            f"torchrun: --device must be cpu or cuda, where each process takes its own; got {device}."
+        )
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"torchrun: --device must be cpu or cuda; got {kind}. Use --device cpu.")
     if kind == "cuda":
@@ -75,8 +79,13 @@ def processes(device: str | torch.device = "cpu") -> Iterator[tuple[int, int]]:
                 f"{torch.cuda.device_count()}; got {local + 1} or more. Start fewer, or use --device cpu."
             )
         torch.cuda.set_device(local)
-    with _sentence():
+    try:
         group.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=_TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise ConnectionError(
+            f"torchrun: the {world} processes must find each other; got: {_line(error)}. Look at "
+            "MASTER_ADDR, MASTER_PORT and the firewall, or start them anew."
+        ) from error
     try:
         yield rank, world
     finally:
@@ -271,6 +280,10 @@ def _sum(x: Tensor) -> Tensor:
     return x
 
 
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150].rstrip(".")
+
+
 @contextmanager
 def _sentence() -> Iterator[None]:
     """A message that fails, as it does when another process is gone, as one sentence."""
@@ -279,5 +292,5 @@ def _sentence() -> Iterator[None]:
     except RuntimeError as error:
         raise ConnectionError(
             "Another process of this training stopped, or was not heard of for ten minutes; its own "
-            "message says why. Start all of them again."
+            f"message says why ({_line(error)}). Start all of them again."
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,8 @@ from .config import Config
 @contextmanager
 def said_why(writer: Checkpoints, config: Config) -> Iterator[None]:
     """What is left, beside each reason for which a training may stop."""
-    again = f"Go on with: pyro-bvae train --resume {writer.path}"
+    trust = " --trust" if ":" in f"{config.prior}{config.network}" else ""
+    again = f"Go on with: pyro-bvae train --resume {shlex.quote(str(writer.path))}{trust}"
     try:
         with enough_memory(config):
             yield

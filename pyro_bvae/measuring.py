@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from .metrics import METRICS
 from .metrics.checks import check_known
 from .training import Callback, Record, TrainingState
 from .vae import VAE, evaluating, vae_device
-from .writing import locked, replacing, write_json
+from .writing import locked, read_json, replacing, write_json
 
 _EVALUATIONS = 30  # held-out measurements during a training
 _HELD_OUT_ROWS = 2000  # of each
@@ -302,9 +301,13 @@ def _kept(path: Path, on: str, n: int, seed: int) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"evaluate: {path} must be JSON; {error}. Delete it.") from error
+        found = read_json(path)
+        if not isinstance(found.get("scores", {}), dict) or not isinstance(
+            found.get("notes", []), list
+        ):
+            raise ValueError("its scores or notes are of another kind")
+    except ValueError as error:
+        raise ValueError(f"evaluate: {path} must be what it wrote; {error} Delete it.") from error
     other = found.get("on", "test")
     if other != on:
         raise ValueError(

@@ -91,6 +91,7 @@ class JointAdam(PyroOptim):
         return {"state": {i: s for i, s in enumerate(self.state) if s}, "param_groups": [group]}
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
+        self.lr = float(state_dict["param_groups"][0]["lr"])
         with torch.no_grad():
             for i, values in state_dict["state"].items():
                 for name, value in self._state(i).items():

@@ -12,8 +12,11 @@ report.html       one page of all this, which the command adds
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
+import hashlib
 import json
+import os
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,10 +27,11 @@ import numpy as np
 import pyro
 
 from .build import Built, build, choose_device, make_vae
-from .checkpoint import Checkpoints, read_checkpoint, read_history
+from .checkpoint import Checkpoints, check_every, read_checkpoint, read_history
 from .config import Config
 from .distributed import ShardedVAE, agree, processes, ranks
 from .environment import add_environment, environment
+from .evaluation import spaced
 from .faults import enough_memory, said_why
 from .measuring import held_out_terms, measure
 from .training import Callback, Record, StepCallback, TrainingState, fit
@@ -37,9 +41,12 @@ from .writing import (
     check_inside,
     check_new_directory,
     locked,
+    make_run_directory,
     read_json,
     write_json,
 )
+
+_EXAMPLES = "x", "loc", "scale", "labels"
 
 
 @dataclass(frozen=True)
@@ -72,9 +79,11 @@ class Run:
             return None
         try:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-                found = {name: arrays[name] for name in arrays.files}
+                found = {name: arrays[name] for name in _EXAMPLES if name in arrays.files}
             if not {"x", "loc", "scale"} <= set(found):
                 raise ValueError("it lacks x, loc or scale")
+            if not all(np.isfinite(array).all() for array in found.values()):
+                raise ValueError("it holds NaN or infinity")
         except Exception as error:  # numpy and zipfile raise many kinds on damaged files
             raise ValueError(
                 f"load_run: {path} must be the examples that training wrote; it cannot be read ({error}). "
@@ -114,14 +123,14 @@ def train(
         BlockingIOError: another process writes to ``out``.
         FloatingPointError, KeyboardInterrupt, MemoryError, OSError: training stopped early.
     """
-    _check_every(checkpoint_every)
+    check_every(checkpoint_every)
     if out is not None and ranks()[0] == 0:
         check_new_directory(Path(out))
     with ExitStack() as joined:
         built, rank = _prepare(config, joined)
         if rank > 0:
             return Run(Path(out or "runs"), built.config, built.vae, _fit(built, None))
-        path = _make_directory(config, out)
+        path = make_run_directory(config.dataset, config.prior, out)
         with locked(path):
             check_new_directory(path)  # another process may have been faster
             write_json(path / "config.json", built.config.to_dict())
@@ -133,6 +142,8 @@ def resume(
     path: str | Path,
     *,
     trust: bool = False,
+    device: str | None = None,
+    data_dir: str | None = None,
     callbacks: Sequence[Callback] = (),
     on_step: StepCallback | None = None,
     checkpoint_every: int | None = None,
@@ -145,6 +156,7 @@ def resume(
     Args:
         path: the run directory. One without a checkpoint starts anew; a finished one is only loaded.
         trust: as in `load_run`.
+        device, data_dir: where to train and where the data are, if not as before.
         callbacks, on_step, checkpoint_every: as in `train`.
 
     Returns:
@@ -156,9 +168,12 @@ def resume(
         BlockingIOError: another process trains it.
         FloatingPointError, KeyboardInterrupt, MemoryError, OSError: training stopped early again.
     """
-    _check_every(checkpoint_every)
+    check_every(checkpoint_every)
     path = Path(path)
     config = read_config(path)
+    config = dataclasses.replace(
+        config, device=device or config.device, data_dir=data_dir or config.data_dir
+    )
     _check_trust(path, config, trust)
     check_directory(path)
     with ExitStack() as joined:
@@ -166,15 +181,20 @@ def resume(
             joined.enter_context(locked(path))
         if is_finished(path):
             return load_run(path, trust=trust)
-        there = (path / "checkpoint.pt").is_file() or (path / "checkpoint.pt").is_symlink()
+        there = os.path.lexists(path / "checkpoint.pt")
         state = read_checkpoint(path / "checkpoint.pt") if there else None
+        if state is None and read_history(path / "history.jsonl"):
+            warnings.warn(
+                f"{path} has no checkpoint any more, or never had one: it starts anew.",
+                stacklevel=2,
+            )
         if state is not None and state["format"] < 2:
             raise ValueError(
                 f"resume: {path} must have a checkpoint of format 2; got 1, from which no training can "
                 "go on. Train again, or use its model as it is."
             )
         with ExitStack() as others:
-            built, rank = _prepare(config, others)
+            built, rank = _prepare(config, others, state)
             past = _past(path, built, state)
             if rank > 0:
                 return Run(path, config, built.vae, past + _fit(built, state))
@@ -188,21 +208,23 @@ def is_finished(path: str | Path) -> bool:
     return target.is_file() and "training_seconds" in read_json(target)
 
 
-def _check_every(steps: int | None) -> None:
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise ValueError(f"--checkpoint-every must be a whole number of at least 1; got {steps!r}.")
-
-
-def _prepare(config: Config, joined: ExitStack) -> tuple[Built, int]:
+def _prepare(
+    config: Config, joined: ExitStack, state: dict[str, Any] | None = None
+) -> tuple[Built, int]:
     """Join the processes that torchrun may have started, and build; this process's rank beside it."""
     rank, world = joined.enter_context(processes(choose_device(config.device)))
     pyro.set_rng_seed(config.seed)
+    if config.download and rank > 0:
+        agree(b"", "")  # waits until the first one has downloaded
     with enough_memory(config):
         built = build(config)
+    if config.download and rank == 0:
+        agree(b"", "")
     if world > 1:
+        place = () if state is None else (state["step"], state["data_order"].tolist())
         agree(
-            json.dumps([built.config.to_dict(), len(built.train)]).encode(),
-            "torchrun: all processes must train the same; their options, data or defaults differ. Start "
+            json.dumps([_about(built), place]).encode(),
+            "torchrun: all processes must train the same; their options, data or checkpoints differ. Start "
             "them by one command, with the same files.",
         )
         built = built._replace(vae=ShardedVAE.of(built.vae))
@@ -213,16 +235,36 @@ def _past(path: Path, built: Built, state: dict[str, Any] | None) -> list[Record
     """The records up to ``state``, which must be of these data."""
     if state is None:
         return []
-    n_rows = len(built.train)
-    if state is not None and (state["n_rows"], state["x_shape"]) != (
-        n_rows,
-        [*built.train.x_shape],
-    ):
+    now = _about(built)
+    if (state["n_rows"], state["x_shape"]) != (now["n_rows"], now["x_shape"]):
         raise ValueError(
             f"resume: the data must be those {path} was trained on, {state['n_rows']} rows of "
-            f"{state['x_shape']}; got {n_rows} of {[*built.train.x_shape]}. Restore them."
+            f"{state['x_shape']}; got {now['n_rows']} of {now['x_shape']}. Restore them."
         )
+    for name, what in (("data", "the data"), ("config", f"{path / 'config.json'}")):
+        if state[name] != now[name]:
+            raise ValueError(
+                f"resume: {what} must be what {path / 'checkpoint.pt'} was trained with; it has changed "
+                "since. Restore it, or train anew."
+            )
     return read_history(path / "history.jsonl", state["epoch"])
+
+
+def _about(built: Built) -> dict[str, Any]:
+    """What a checkpoint is of: it must be the same when the training goes on."""
+    rows = spaced(built.train, 64)
+    x = rows.batch(np.arange(len(rows)))
+    options = built.config.to_dict() | dict.fromkeys(("device", "data_dir", "download"))
+    return {
+        "x_shape": [*built.train.x_shape],
+        "n_rows": len(built.train),
+        "data": _digest(np.ascontiguousarray(x).tobytes()),
+        "config": _digest(json.dumps(options, sort_keys=True).encode()),
+    }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _fit(
@@ -260,33 +302,32 @@ def _carry_out(
     on_step: StepCallback | None,
     every: int | None,
     joined: ExitStack,
-    past: Sequence[Record] = (),
+    past: Sequence[Record] | None = None,
 ) -> Run:
     """Train from ``state`` on, measure and draw, in a directory that is ours."""
-    about = {
-        "x_shape": [*built.train.x_shape],
-        "n_classes": built.vae.n_classes,
-        "n_rows": len(built.train),
-    }
+    resumed = past is not None
+    about = _about(built) | {"n_classes": built.vae.n_classes}
     check_inside(path / "figures")
-    writer = Checkpoints(path, about, every, past)
+    if (path / "figures").exists() and not (path / "figures").is_dir():
+        raise ValueError(f"train: {path / 'figures'} must be a folder; it is a file. Move it away.")
+    writer = Checkpoints(path, about, every, past or ())
     latest: list[TrainingState] = []
 
     def after_step(training: TrainingState) -> None:
-        if state is not None and not latest:
+        if resumed and not latest:
             add_environment(path, built.vae)
         latest[:] = [training]
-        writer.on_step(training)
-        if on_step is not None:
+        if on_step is not None:  # before the checkpoint: it may draw noise, or change weights
             try:
                 on_step(training)
             except KeyboardInterrupt:
                 writer.save(training)
                 raise
+        writer.on_step(training)
 
     with said_why(writer, built.config):
         mine = [held_out_terms(built), writer.on_record, *callbacks]
-        history = [*past, *_fit(built, state, mine, after_step)]
+        history = [*(past or ()), *_fit(built, state, mine, after_step)]
         joined.close()  # what follows is this process's alone
         for training in latest:
             writer.save(training)
@@ -309,6 +350,7 @@ def load_run(path: str | Path, vae: VAE | None = None, trust: bool = False) -> R
     """
     path = Path(path)
     config = read_config(path)
+    check_inside(path / "figures")
     checkpoint = read_checkpoint(path / "checkpoint.pt")
     if vae is None:
         _check_trust(path, config, trust)
@@ -335,29 +377,6 @@ def _check_trust(path: Path, config: Config, trust: bool) -> None:
         )
 
 
-def _make_directory(config: Config, out: str | Path | None) -> Path:
-    """The run directory, made; without a name the next free number, which nobody else can take."""
-    if out is not None:
-        try:
-            Path(out).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                f"--out must lie where one can write; got {out} ({error.strerror}). Choose another place."
-            ) from error
-        return Path(out)
-    prior = config.prior.replace(":", "-").replace(".", "-")
-    stem = f"{Path(config.dataset).stem or 'data'}-{prior}"
-    check_directory(Path("runs"))
-    for n in itertools.count(1):
-        path = Path("runs") / f"{stem}-{n}"
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("unreachable")
-
-
 def read_config(path: str | Path) -> Config:
     """The configuration of the run in ``path``, with every part of the model named.
 
@@ -367,7 +386,8 @@ def read_config(path: str | Path) -> Config:
     path = Path(path) / "config.json"
     values = read_json(path)
     try:
-        config = Config.from_dict(values)
+        # Who trained it may have wanted a download; who reads it has not asked for one.
+        config = dataclasses.replace(Config.from_dict(values), download=False)
     except (ValueError, TypeError) as error:
         raise ValueError(f"load_run: {path} must hold a run's options; {error}") from error
     missing = [n for n in ("latent_dim", "network", "likelihood") if getattr(config, n) is None]

@@ -130,7 +130,7 @@ class CompiledSVI(SVI):
 
         Args:
             state: of `get_state`.
-            example: arguments of a step for a batch size; only their shapes matter.
+            example: arguments of a step for a batch size.
         """
         self.compiled = self.compiled and state["compiled"]
         if not self.compiled or not state["seen"]:

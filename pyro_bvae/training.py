@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -21,9 +22,8 @@ from .noise import noise_state, set_noise
 from .optim import JointAdam
 from .schedules import NonNegative, Schedule, numbers_on
 from .svi import CompiledSVI
+from .tally import Record, Tally
 from .vae import VAE, vae_device
-
-Record = dict[str, float]
 
 
 @dataclass
@@ -34,10 +34,11 @@ class TrainingState:
     objective: TermsELBO
     optim: JointAdam
     svi: CompiledSVI
-    tally: _Tally
+    tally: Tally
     generator: torch.Generator  # of the data order
     order: Tensor  # that generator's state at the start of this epoch
     total: int  # steps to take
+    per_epoch: int  # of them
     step: int = 0  # steps done
     epoch: int = 0  # epochs done, the last perhaps in part
     batch: int = 0  # batches done of the epoch that has begun
@@ -46,7 +47,8 @@ class TrainingState:
     def state_dict(self) -> dict[str, Any]:
         """All that `fit` needs to go on from here as if it had never stopped: tensors, numbers, text.
 
-        It must not be changed, and is true until the next step.
+        It must not be changed, and is true until the next step. Buffers that are not persistent, and what
+        a callback keeps to itself, are not in it.
 
         Raises:
             FloatingPointError: a loss or a gradient was not finite.
@@ -63,6 +65,7 @@ class TrainingState:
             "seconds": time.perf_counter() - self.start,
             "sums": self.tally.sums,
             "counts": self.tally.counts,
+            "numbers": self._numbers(),
             "noise": noise_state(vae_device(self.vae)),
         }
 
@@ -74,34 +77,54 @@ class TrainingState:
         """
         try:
             self._load(state, example)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        except (
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            LookupError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
             reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
             raise ValueError(
                 f"fit: resume must be the state of a training like this one; got one that cannot be "
-                f"loaded ({reason}). Train again."
+                f"loaded ({reason}). Restore its files."
             ) from error
 
     def _load(self, state: Mapping[str, Any], example: Callable[[int], Any]) -> None:
         device = vae_device(self.vae)
-        if not 0 <= state["step"] <= self.total or state["batch"] < 0:
+        place = state["step"], state["epoch"], state["batch"]
+        whole = state["epoch"] * self.per_epoch + state["batch"]
+        if min(place) < 0 or state["step"] > self.total or state["batch"] >= self.per_epoch:
             raise ValueError(f"step {state['step']} of {self.total}")
+        if state["step"] < self.total and state["step"] != whole:
+            raise ValueError(f"step {state['step']} in epoch {state['epoch']}")
+        self._set_numbers(state["numbers"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         self.order = state["data_order"]
         self.generator.set_state(self.order)
         self.vae.load_state_dict(state["vae"])
         self.optim.set_state(state["optim"])
         if self.step < self.total:
-            self.svi.set_state(state["svi"], example)
+            with pyro.validation_enabled(False):
+                self.svi.set_state(state["svi"], example)
         self.vae.load_state_dict(state["vae"])  # the line above ran it: buffers, noise, sums
         self.tally.clear(state["sums"], state["counts"])
         self.start = time.perf_counter() - state["seconds"]
         set_noise(state["noise"], device)
 
+    def _numbers(self) -> dict[str, float]:
+        """beta, alpha, gamma, C, which a callback may have set."""
+        settable = [n for n in ("alpha", "gamma", "capacity") if hasattr(self.objective, n)]
+        return {"beta": self.vae.beta} | {name: getattr(self.objective, name) for name in settable}
+
+    def _set_numbers(self, numbers: Mapping[str, float]) -> None:
+        for name in self._numbers():
+            setattr(self.vae if name == "beta" else self.objective, name, numbers[name])
+
 
 Callback = Callable[[Record, TrainingState], object]
 StepCallback = Callable[[TrainingState], object]
-
-_FLUSH = 20  # steps between two looks at their losses: each look waits for the device
 
 
 def fit(
@@ -170,15 +193,15 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     history: list[Record] = []
     device = vae_device(vae)
-    tally = _Tally(objective, device)
+    tally = Tally(objective, device)
     sharded = vae if isinstance(vae, ShardedVAE) else None
     before = None if sharded is None else sharded.average
     optim = JointAdam(vae.parameters(), lr=lr, amsgrad=amsgrad, hold=tally.bad, before_step=before)
     svi = CompiledSVI(vae.model, vae.guide, optim, tally, compile=compile)
     state = TrainingState(
-        vae, objective, optim, svi, tally, generator, generator.get_state(), total
-    )
-    per_epoch = steps_per_epoch(len(data), batch_size)
+        vae, objective, optim, svi, tally, generator, generator.get_state(), total,
+        steps_per_epoch(len(data), batch_size),
+    )  # fmt: skip
     with_labels = vae.n_classes > 0
     vae.train()
     # A store of its own: pyro.module finds names of an earlier model in the global one, and its
@@ -190,8 +213,9 @@ def fit(
     ):
         state.start = time.perf_counter()
         if resume is not None:
-            _set_numbers(state, schedules, max(resume["step"] - 1, 0))
-            state.load_state_dict(resume, lambda n: _example(data, n, device, with_labels))
+            state.load_state_dict(
+                resume, lambda n: _example(data, n, device, with_labels, transform)
+            )
         own = all_rows if sharded is None else sharded.rows
         endless = batches(data, batch_size, generator, device, with_labels, state.batch, own)
         while state.step < total:
@@ -206,7 +230,7 @@ def fit(
                 tally.keep(state.step, optim.largest)
                 state.step += 1
                 state.batch += 1
-                if state.batch == per_epoch or state.step == total:
+                if state.batch == state.per_epoch or state.step == total:
                     if sharded is not None:
                         agree_on_noise(device)
                     history.append(_end_epoch(state, min(batch_size, len(data)), callbacks))
@@ -227,7 +251,8 @@ def _end_epoch(state: TrainingState, rows: int, callbacks: Sequence[Callback]) -
     """The record of the epoch that has just ended, which every callback sees; the next begins."""
     state.epoch, state.batch = state.epoch + 1, 0
     state.order = state.generator.get_state()
-    record = state.tally.record(state, rows)
+    seconds = time.perf_counter() - state.start
+    record = state.tally.record(state.step, state.epoch, seconds, state.vae.beta, rows)
     for callback in callbacks:
         callback(record, state)
     state.start = time.perf_counter()
@@ -235,11 +260,15 @@ def _end_epoch(state: TrainingState, rows: int, callbacks: Sequence[Callback]) -
 
 
 def _example(
-    data: Data, n: int, device: torch.device, with_labels: bool
+    data: Data,
+    n: int,
+    device: torch.device,
+    with_labels: bool,
+    transform: Callable[[Tensor], Tensor] | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Arguments of a step on ``n`` rows, without reading any."""
-    x = torch.zeros(n, *data.x_shape, device=device)
-    return x, torch.zeros(n, dtype=torch.int64, device=device) if with_labels else None
+    """Arguments of a step on ``n`` rows."""
+    x, labels = data.tensors(np.arange(n), device)
+    return x if transform is None else transform(x), labels if with_labels else None
 
 
 def _check(
@@ -295,89 +324,3 @@ def _channels_last(vae: VAE, device: torch.device) -> Iterator[None]:
         yield
     finally:
         vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-
-
-class _Tally:
-    """The loss per example, as a function for `CompiledSVI`, and the means of its terms.
-
-    The terms of each step stay on the device until some steps are read at once.
-    """
-
-    names = ("loss", "log_px_z", "kl", "divergence", "largest gradient norm")
-
-    def __init__(self, objective: TermsELBO, device: torch.device) -> None:
-        self.objective = objective
-        self.latest = torch.zeros(len(self.names) - 1, dtype=torch.float64, device=device)
-        self.kept = torch.zeros(_FLUSH, len(self.names), dtype=torch.float64, device=device)
-        # 1 from the first loss that is not finite: Adam then leaves the parameters as they are.
-        self.bad = torch.zeros((), dtype=torch.float32, device=device)
-        self.steps: list[tuple[int, bool]] = []  # of the rows kept: the step, and whether D was on
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}  # not all alike: D is there only where alpha > 0
-
-    @property
-    def structure(self) -> Hashable:
-        return self.objective.structure
-
-    def __call__(self, model: Any, guide: Any, *args: Any) -> Tensor:
-        total, terms = self.objective.loss_and_terms(model, guide, *args)
-        loss = total / len(terms.kl)
-        means = (loss, terms.log_px_z.mean(), terms.kl.mean(), terms.divergence)
-        self.latest.copy_(torch.stack([value.detach() for value in means]))
-        self.bad.copy_(torch.maximum(self.bad, (~torch.isfinite(loss.detach())).to(self.bad.dtype)))
-        return loss
-
-    def keep(self, step: int, largest: Tensor) -> None:
-        """Remember the terms of ``step``, which has just been taken, and its largest gradient."""
-        row = self.kept[len(self.steps)]
-        row[:-1].copy_(self.latest)
-        row[-1].copy_(largest)
-        self.steps.append((step, getattr(self.objective, "alpha", 0) > 0))
-        if len(self.steps) == _FLUSH:
-            self.flush()
-
-    def flush(self) -> None:
-        """Read what is kept, and raise where it is not finite."""
-        for (step, divergence), row in zip(self.steps, self.kept.tolist(), strict=False):
-            values = dict(zip(self.names, row, strict=True))
-            if not divergence:
-                del values["divergence"]
-            if not (
-                math.isfinite(values["loss"]) and math.isfinite(values["largest gradient norm"])
-            ):
-                parts = ", ".join(f"{name}={value:.4g}" for name, value in values.items())
-                which = "gradient" if math.isfinite(values["loss"]) else "loss"
-                raise FloatingPointError(
-                    f"fit: the {which} must be finite; got {parts} at step {step}. Lower the learning "
-                    "rate, warm up or lower beta, alpha or gamma, or check the data's range."
-                )
-            del values["largest gradient norm"]
-            for name, value in values.items():
-                self.sums[name] = self.sums.get(name, 0.0) + value
-                self.counts[name] = self.counts.get(name, 0) + 1
-        self.steps.clear()
-
-    def clear(self, sums: Mapping[str, float], counts: Mapping[str, int]) -> None:
-        """Forget the steps since these sums were taken."""
-        self.sums = {name: float(value) for name, value in sums.items()}
-        self.counts = {name: int(value) for name, value in counts.items()}
-        self.steps.clear()
-        self.bad.zero_()
-
-    def record(self, state: TrainingState, batch: int) -> Record:
-        """Means since the last call, which are then forgotten."""
-        self.flush()
-        seconds = round(time.perf_counter() - state.start, 6)
-        record: Record = {"step": state.step, "epoch": state.epoch, "seconds": seconds}
-        record |= {name: total / self.counts[name] for name, total in self.sums.items()}
-        record["elbo"] = record["log_px_z"] - record["kl"]
-        record["kl_monte_carlo"] = float(bool(self.objective.monte_carlo_sites))
-        if "divergence" in record:
-            record["divergence_detached"] = float(getattr(self.objective, "detached", False))
-            record["rate_minus_log_batch"] = record["kl"] - math.log(batch)
-        record["beta"] = state.vae.beta
-        for name in ("alpha", "gamma", "capacity"):
-            if hasattr(self.objective, name):
-                record[name] = getattr(self.objective, name)
-        self.sums, self.counts = {}, {}
-        return record

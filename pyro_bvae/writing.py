@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -62,6 +64,29 @@ def check_new_directory(path: Path) -> None:
             f"--out must be a new or empty directory; {path} is not. Choose another name."
         )
     check_directory(path)
+
+
+def make_run_directory(dataset: str, prior: str, out: str | Path | None) -> Path:
+    """The run directory, made; without a name the next free number, which nobody else can take."""
+    if out is not None:
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"--out must lie where one can write; got {out} ({error.strerror}). Choose another place."
+            ) from error
+        return Path(out)
+    plain = prior.replace(":", "-").replace(".", "-")
+    stem = f"{Path(dataset).stem or 'data'}-{plain}"
+    check_directory(Path("runs"))
+    for n in itertools.count(1):
+        path = Path("runs") / f"{stem}-{n}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("unreachable")
 
 
 def _is_ours(path: Path) -> bool:
@@ -197,6 +222,9 @@ def synchronise(path: Path) -> None:
     opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(opened)
+    except OSError as error:  # some file systems do not synchronise directories
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
         os.close(opened)
 

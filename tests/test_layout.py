@@ -39,7 +39,10 @@ MAY_IMPORT = {
     "optim": (),
     "noise": (),
     "distributed": ("vae",),
-    "training": ("datasets", "distributed", "elbo", "noise", "optim", "schedules", "svi", "vae"),
+    "tally": ("elbo",),
+    "training": (
+        "datasets", "distributed", "elbo", "noise", "optim", "schedules", "svi", "tally", "vae",
+    ),
     # text -> objects
     "writing": (),
     "checkpoint": ("training", "writing"),
@@ -64,8 +67,8 @@ MAY_IMPORT = {
     "environment": ("", "config", "vae", "writing"),
     "faults": ("build", "checkpoint", "config"),
     "runs": (
-        "build", "checkpoint", "config", "distributed", "environment", "faults", "measuring", "training",
-        "vae", "writing",
+        "build", "checkpoint", "config", "distributed", "environment", "evaluation", "faults", "measuring",
+        "training", "vae", "writing",
     ),
     "report": ("", "writing", "config", "evaluation", "likelihoods", "networks", "plots", "traversal", "vae"),
     "sweep": ("config", "datasets", "evaluation", "report", "runs", "writing"),

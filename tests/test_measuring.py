@@ -304,7 +304,9 @@ def test_a_class_the_model_does_not_know(row, folder, tmp_path):
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff"])
 def test_a_damaged_file_of_measures(content, run):
     (run.path / "metrics.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"^evaluate: .*metrics\.json must be JSON; .*Delete it\."):
+    with pytest.raises(
+        ValueError, match=r"^evaluate: .*metrics\.json must be what it wrote; .*Delete it\."
+    ):
         measure(run)
 
 

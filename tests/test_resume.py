@@ -1,5 +1,6 @@
 """A training that stopped and goes on ends with the numbers of one that never stopped, bit for bit."""
 
+import dataclasses
 import json
 import os
 import random
@@ -19,9 +20,12 @@ from click.testing import CliRunner
 from pyro_bvae.cli.main import main
 from pyro_bvae.cli.process import Signals
 
-from pyro_bvae import Config, DecompositionELBO, fit, measuring, pairloop, runs, svi
+from pyro_bvae import VAE, Config, DecompositionELBO, fit, measuring, pairloop, runs, svi
 from pyro_bvae.build import build
 from pyro_bvae.checkpoint import read_checkpoint
+from pyro_bvae.likelihoods import Normal
+from pyro_bvae.networks import mlp
+from pyro_bvae.priors import Gaussian
 from pyro_bvae.runs import is_finished, load_run, resume, train
 from pyro_bvae.schedules import linear
 
@@ -161,11 +165,63 @@ def test_noise_of_python_and_numpy_goes_on_too(files, tmp_path, without_figures)
     config = configured("mixture", files, False)
     train(config, tmp_path / "whole", on_step=draw)
     whole = drawn[:]
-    drawn.clear()
+    for every in (None, 1):
+        drawn.clear()
+        path = tmp_path / f"parts-{every}"
+        with pytest.raises(KeyboardInterrupt):
+            train(config, path, on_step=draw_and_stop, checkpoint_every=every)
+        resume(path, on_step=draw)
+        assert drawn == whole and len(set(drawn)) == 12
+        assert same(ended(path), ended(tmp_path / "whole"))
+
+
+def test_numbers_that_a_callback_set_go_on_too(files, tmp_path, without_figures):
+    """The learning rate, and weights of the objective that no schedule sets."""
+
+    def change(record, state):
+        if state.epoch == 2:
+            state.optim.lr, state.objective.alpha = 1e-2, 3.0
+
+    config = dataclasses.replace(configured("mixture", files, False), beta_warmup=0.0)
+    train(config, tmp_path / "whole", callbacks=[change])
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "parts", on_step=draw_and_stop)
-    resume(tmp_path / "parts", on_step=draw)
-    assert drawn == whole and len(set(drawn)) == 12
+        train(config, tmp_path / "parts", callbacks=[change], on_step=stop_at(8))
+    resume(tmp_path / "parts", callbacks=[change])
+    assert same(ended(tmp_path / "parts"), ended(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_fit_goes_on_with_a_transform_of_another_shape(compile, files, replayed):
+    """A network that divides by the size of its rows: of zeros it would make NaN."""
+    states = {}
+
+    def pad(x):
+        return torch.nn.functional.pad(x, (0, 2))
+
+    class Unit(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp((8,), 3)[0]
+
+        def forward(self, x):
+            return self.net(x / x.norm(dim=1, keepdim=True))
+
+    def make():
+        torch.manual_seed(0)
+        return VAE(Unit(), mlp((8,), 3)[1], Gaussian(3), Normal(0.5))
+
+    data = build(configured("mixture", files, False)).train
+    options = {"steps": 8, "batch_size": 20, "transform": pad, "compile": compile}
+
+    def keep(state):
+        states[state.step] = {k: _copied(v) for k, v in state.state_dict().items()}
+
+    vae = make()
+    torch.manual_seed(1)
+    fit(vae, DecompositionELBO(), data, on_step=keep, **options)
+    again = make()
+    fit(again, DecompositionELBO(), data, resume=states[5], **options)
+    assert same(dict(again.state_dict()), dict(vae.state_dict()))
 
 
 def test_rows_on_disk_are_not_read_again(files, tmp_path, without_figures, monkeypatch):
@@ -215,7 +271,7 @@ def test_checkpoints_come_every_so_many_steps(files, tmp_path, without_figures):
         seen.append(read_checkpoint(path)["step"] if path.is_file() else None)
 
     train(configured("mixture", files, False), tmp_path / "run", on_step=look, checkpoint_every=5)
-    assert seen == [None] * 4 + [5] * 5 + [10] * 3
+    assert seen == [None] * 5 + [5] * 5 + [10] * 2  # before the step's own
     assert read_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 12
 
 
@@ -385,8 +441,23 @@ def test_a_second_writer_is_refused(stopped):
     resume(stopped)  # the lock was let go
 
 
-def test_two_trainings_into_one_directory(tmp_path, without_figures):
-    """The second passes the first look at the directory and comes late to the lock."""
+def test_the_second_training_into_one_directory_comes_late(tmp_path, without_figures, monkeypatch):
+    """It passes the first look at the directory, and has the lock when the first has finished."""
+    make, first = runs.make_run_directory, []
+
+    def slow(dataset, prior, out):
+        if not first:
+            first.append(None)
+            first[0] = train(Config(steps=2), out)
+        return make(dataset, prior, out)
+
+    monkeypatch.setattr(runs, "make_run_directory", slow)
+    with pytest.raises(FileExistsError, match="--out must be a new or empty directory"):
+        train(Config(steps=3), tmp_path / "run")
+    assert len(load_run(tmp_path / "run").history) == 2
+
+
+def test_a_lock_is_held_while_training(tmp_path, without_figures):
     inner = []
 
     def second(state):
@@ -459,6 +530,7 @@ def test_the_command_goes_on(stopped, files, tmp_path):
     "arguments, sentence",
     [
         (["--epochs", "9"], "--resume goes on by the options .* got --epochs beside it"),
+        (["--seeds", "2"], "got --seeds beside it"),
         (["--out", "x"], "--resume goes on by the options .* got --out beside it"),
         (["--prior-arg", "a=1"], "got --prior-arg beside it"),
         (
@@ -552,3 +624,28 @@ def test_a_terminated_command_says_how_to_go_on(tmp_path):
     )
     assert load_run(path).history
     assert not [p for p in Path(path).iterdir() if ".new" in p.name]
+
+
+@pytest.mark.slow
+def test_threads_are_those_the_run_began_with(files, tmp_path):
+    """mlp, chosen by the data alone: its run began before that was known."""
+    path = tmp_path / "run"
+    options = ["--dataset", str(files / "rows.npz"), "--latent-dim", "2", "--steps", "3"]
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    for arguments in ([*options, "--out", str(path)], ["--resume", str(path)]):
+        subprocess.run(
+            [sys.executable, "-m", "pyro_bvae.cli", "train", "--quiet", "--no-report", *arguments],
+            check=True, env=environment, capture_output=True,
+        )  # fmt: skip
+        (path / "metrics.json").unlink()
+        shutil.copy(path / "checkpoint.pt", tmp_path / "checkpoint.pt")
+        values = torch.load(path / "checkpoint.pt", weights_only=True)
+    (path / "checkpoint.pt").unlink()
+    (path / "history.jsonl").write_text("")
+    subprocess.run(
+        [sys.executable, "-m", "pyro_bvae.cli", "train", "--quiet", "--no-report", "--resume", str(path)],
+        check=True, env=environment, capture_output=True,
+    )  # fmt: skip
+    found = json.loads((path / "environment.json").read_text())
+    assert found["threads"] == 2 and [r["threads"] for r in found["resumed"]] == [2]
+    assert same(torch.load(path / "checkpoint.pt", weights_only=True)["vae"], values["vae"])

@@ -149,7 +149,7 @@ def test_checkpoint_is_tensors_and_text(finished):
     checkpoint = torch.load(finished.path / "checkpoint.pt", weights_only=True)
     assert set(checkpoint) == {
         "format", "vae", "optim", "svi", "step", "epoch", "batch", "x_shape", "n_classes", "n_rows",
-        "data_order", "noise", "seconds", "sums", "counts",
+        "data_order", "noise", "seconds", "sums", "counts", "numbers", "config", "data",
     }  # fmt: skip
     on_cuda = next(finished.vae.parameters()).is_cuda
     assert (checkpoint["noise"]["cuda"] is None) == (not on_cuda)
@@ -188,7 +188,10 @@ def test_a_default_directory_taken_meanwhile_is_passed_over(tmp_path, monkeypatc
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "mine.txt").write_text("mine")
     (tmp_path / "runs" / "spirals-gaussian-2").write_text("a file")
-    assert runs._make_directory(Config(), None).as_posix() == "runs/spirals-gaussian-3"
+    assert (
+        writing.make_run_directory("spirals", "gaussian", None).as_posix()
+        == "runs/spirals-gaussian-3"
+    )
 
 
 def test_an_empty_directory_will_do(tmp_path, without_figures):
@@ -310,7 +313,10 @@ def test_no_run_there(tmp_path):
 
 def test_missing_checkpoint(copy):
     (copy / "checkpoint.pt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"copy has no checkpoint\.pt\. Train again\."):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"copy has no checkpoint\.pt\. Go on with: pyro-bvae train --resume",
+    ):
         load_run(copy)
 
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -18,7 +19,16 @@ import pytest
 from pyro_bvae import measuring, runs
 from pyro_bvae.config import Config
 from pyro_bvae.runs import is_finished, load_run, train
-from pyro_bvae.sweep import Sweep, over_seeds, read_sweep, run_sweep, running, workers
+from pyro_bvae.sweep import (
+    Row,
+    Sweep,
+    mean_metrics,
+    over_seeds,
+    read_sweep,
+    run_sweep,
+    running,
+    workers,
+)
 from pyro_bvae.writing import locked
 
 TINY = Config(prior="mixture", steps=2, device="cpu")
@@ -286,7 +296,9 @@ def test_csv_holds_every_number_of_every_run(done):
     for line, row in zip(lines, rows, strict=True):
         assert line["run"] == row.path.name and float(line["beta"]) == row.config.beta
         numbers = {k: v for k, v in row.metrics.items() if type(v) in (int, float)} | {"seed": 0}
-        assert set(line) == set(numbers) - {"format"} | {"run", "status", "error"}
+        of = {"divergence_name"}  # without which measures would mix
+        assert set(line) == set(numbers) - {"format"} | {"run", "status", "error"} | of
+        assert all(line[name] == row.metrics[name] for name in of)
         assert float(line["elbo"]) == row.metrics["elbo"] and line["error"] == ""
     frame = pandas.read_csv(out / "sweep.csv")
     assert frame["kl"].tolist() == [row.metrics["kl"] for row in rows]
@@ -433,7 +445,7 @@ def test_a_folder_of_something_else_is_refused(done, tmp_path):
     out, _ = done
     before = sorted(out.rglob("*"))
     with pytest.raises(
-        ValueError, match="must be new, empty or of the same sweep; it holds another"
+        ValueError, match="must be new, empty or of a sweep that this one extends; it holds another"
     ):
         run_sweep(over_seeds(TINY, 2), out)
     with pytest.raises(FileExistsError, match="--out must be a new or empty directory"):
@@ -709,3 +721,52 @@ def test_a_run_that_dask_gives_up_fails_and_the_others_go_on(pool):
         ended, tries = pool(4, {1: 99, 2: 1}, jobs=None, retries=1)
     assert [i for i in ended if ended[i]["status"] != "finished"] == ["1"]
     assert ended["1"]["error"].startswith("its process died") and tries[1] == 2
+
+
+# What a reviewer found
+
+
+def finished(*metrics):
+    return [Row(Path(str(i)), TINY, "finished", "", m) for i, m in enumerate(metrics)]
+
+
+def test_a_run_without_a_finite_number_is_not_left_out_of_the_mean():
+    rows = finished(
+        {"elbo": -1.0, "kl": 1.0}, {"elbo": -math.inf, "kl": 2.0}, {"elbo": -2.0, "kl": 3.0}
+    )
+    means = mean_metrics(rows)
+    assert means["elbo"] == -math.inf and "elbo_se" not in means
+    assert (means["kl"], means["kl_se"]) == (2.0, pytest.approx(1 / 3**0.5))
+
+
+def test_the_error_over_runs_where_the_first_lacks_the_measure():
+    rows = finished(
+        {"kl": 1.0}, {"log_marginal": -3.0, "log_marginal_se": 0.2},
+        {"log_marginal": -4.0, "log_marginal_se": 0.3},
+    )  # fmt: skip
+    means = mean_metrics(rows)
+    assert (means["log_marginal"], means["log_marginal_se"]) == (-3.5, pytest.approx(0.5))
+    assert not [name for name in means if name.endswith("_se_se")]
+
+
+def test_lists_are_averaged_entry_by_entry():
+    """Of KL per latent it hangs what counts as an active latent."""
+    rows = finished({"kl_per_latent": [1.0, 3.0]}, {"kl_per_latent": [2.0, 5.0]})
+    assert mean_metrics(rows)["kl_per_latent"] == [1.5, 4.0]
+
+
+def test_a_sweep_may_be_extended(tmp_path, without_figures):
+    config = dataclasses.replace(TINY, steps=2)
+    first = run_sweep(over_seeds(config, 1), tmp_path / "out")
+    written = (first[0].path / "metrics.json").stat().st_mtime_ns
+    rows = run_sweep(over_seeds(config, 2), tmp_path / "out")
+    assert [row.status for row in rows] == ["finished"] * 2
+    assert (first[0].path / "metrics.json").stat().st_mtime_ns == written
+    assert len(lines_of(tmp_path / "out" / "sweep.csv")) == 2
+
+
+def test_torchrun_starts_no_sweep(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="must be started as one process; torchrun started 2"):
+        run_sweep(over_seeds(TINY, 1), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

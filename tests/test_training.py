@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyro_bvae import VAE, CapacityELBO, DecompositionELBO, fit, training
+from pyro_bvae import VAE, CapacityELBO, DecompositionELBO, fit, tally, training
 from pyro_bvae.datasets import Data
 from pyro_bvae.divergences import inclusive_kl, mmd_per_dim
 from pyro_bvae.likelihoods import Bernoulli, Normal
@@ -497,7 +497,7 @@ def test_a_loss_that_is_not_finite_is_named_and_moves_no_parameter(steps):
     )
     with pytest.raises(FloatingPointError, match=sentence):
         fit(vae, DecompositionELBO(), Data(array(100)), steps=steps, batch_size=1, transform=poison)
-    assert len(calls) == min(steps, training._FLUSH)
+    assert len(calls) == min(steps, tally._FLUSH)
     assert all(torch.equal(p, kept[2][name]) for name, p in vae.named_parameters())
     assert any(not torch.equal(kept[0][name], kept[2][name]) for name in kept[0])
 

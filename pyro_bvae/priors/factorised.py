@@ -119,8 +119,7 @@ class StudentT(nn.Module):
         log_parameter(
             self,
             "log_df",
-            ones
-            * positive(self, "df", df, _DFS, " Use --prior gaussian in place of a larger one."),
+            ones * positive(self, "df", df, _DFS, " Use --prior gaussian for a larger one."),
             learned,
         )
         log_parameter(self, "log_scale", ones * positive(self, "scale", scale), learned)

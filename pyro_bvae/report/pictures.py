@@ -59,11 +59,11 @@ class Picture(NamedTuple):
 
 
 def pictures(folder: Path, shrink: int, skip: tuple[str, ...] = ()) -> list[Picture]:
-    """The PNG files of ``folder``, known ones first; files that are no picture are passed over."""
+    """The PNG files of ``folder``, known ones first; files that are no picture, and links, are passed over."""
     order = {name: i for i, name in enumerate(_CAPTIONS)}
     found = []
     for path in sorted(folder.glob("*.png")):
-        if path.stem in skip:
+        if path.stem in skip or path.is_symlink() or not path.is_file():
             continue
         known = next((name for name in _CAPTIONS if path.stem.startswith(name)), None)
         title, caption = _CAPTIONS.get(known or "", (path.stem, "A picture kept with the run."))
@@ -87,7 +87,7 @@ def _read(path: Path, shrink: int) -> tuple[str, int, int] | None:
                 return None
             if shrink:
                 raw = _smaller(image.convert("RGB"), half=shrink > 1)
-    except (OSError, ValueError, SyntaxError):  # Pillow's, of damaged files
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # of damaged files
         return None
     return "data:image/png;base64," + base64.b64encode(raw).decode(), width, height
 

@@ -58,8 +58,10 @@ def settings(rows: Sequence[Row], varied: Sequence[str]) -> list[Setting]:
         values = [_values(row) for row in members if row.status == "finished"]
         cells = {}
         for name in dict.fromkeys(name for run in values for name in run):
-            mean, se, _ = summarise([run.get(name, math.nan) for run in values], None)
-            cells[name] = mean, se
+            got = [run[name] for run in values if name in run]
+            mean, se, n = summarise(got, None)
+            # a run that came to no finite number is not left out of the mean
+            cells[name] = (mean, se) if n == len(got) else (math.nan, None)
         label = ", ".join(f"{n} {v}" for n, v in zip(varied, shown, strict=True)) or "all runs"
         out.append(Setting(label, shown, members, cells))
     return out
@@ -317,7 +319,9 @@ def _against(found: Sequence[Setting], keys: Sequence[Key], colours: Sequence[in
 def _scaled(values: Sequence[float], name: str) -> tuple[list[float], str]:
     """The values of an axis, or their logarithm, and its name."""
     if _wide([value for value in values if math.isfinite(value)]):
-        return [math.log10(value) for value in values], f"log10 of {name}"
+        return [
+            math.log10(value) if value > 0 else math.nan for value in values
+        ], f"log10 of {name}"
     return list(values), name
 
 

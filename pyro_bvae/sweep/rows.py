@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from typing import Any
 
 from ..config import Config
 from ..writing import replacing
+
+_TEXTS = ("divergence_name",)  # which measure `divergence` is
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,19 @@ def write_csv(rows: Sequence[Row], varied: Sequence[str], path: Path) -> None:
     options = (*varied, "seed")
     found = [numbers(row.metrics) for row in rows]
     names = [n for n in dict.fromkeys(n for values in found for n in values) if n not in options]
+    said = [text for text in _TEXTS if any(text in row.metrics for row in rows)]
     with (
         replacing(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as opened,
     ):
         writer = csv.writer(opened, lineterminator="\n")
-        writer.writerow(["run", "status", "error", *options, *names])
+        writer.writerow(["run", "status", "error", *options, *said, *names])
         for row, values in zip(rows, found, strict=True):
             settings = [_plain(getattr(row.config, name)) for name in options]
             where = row.path.relative_to(path.parent).as_posix()
             measured = [values.get(name) for name in names]
-            writer.writerow([where, row.status, row.error, *settings, *measured])
+            kinds = [row.metrics.get(text) for text in said]
+            writer.writerow([where, row.status, row.error, *settings, *kinds, *measured])
 
 
 def mean_metrics(rows: Sequence[Row]) -> dict[str, Any]:
@@ -68,8 +71,9 @@ def mean_metrics(rows: Sequence[Row]) -> dict[str, Any]:
 
     A number becomes its mean over the runs that have it, ``<name>_se`` the standard error of that
     mean: the standard deviation over runs, with n - 1, over the square root of n; of one run there is
-    none. Whole numbers, text and lists on which all runs agree stay as they are; sentences of single
-    runs, and the seed, are left out.
+    none. Where a run has NaN or infinity, so has the mean. Whole numbers, text and lists on which all
+    runs agree stay as they are; other lists are averaged entry by entry; sentences of single runs,
+    and the seed, are left out.
 
     Args:
         rows: of `run_sweep`; those that did not finish are passed over.
@@ -89,7 +93,11 @@ def _merged(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name in dict.fromkeys(name for metrics in found for name in metrics):
         values = [metrics[name] for metrics in found if metrics.get(name) is not None]
-        if not values or name == "seed" or (name.endswith("_se") and name[:-3] in found[0]):
+        if (
+            not values
+            or name == "seed"
+            or (name.endswith("_se") and any(name[:-3] in metrics for metrics in found))
+        ):
             continue
         alike = all(value == values[0] for value in values)
         if all(isinstance(value, dict) for value in values):
@@ -98,10 +106,17 @@ def _merged(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
             out[name] = values[0]
         elif all(_is_number(value) for value in values):
             mean, se, n = summarise([float(v) for v in values], None)
-            out[name] = mean if n else math.nan
-            if se is not None:
+            # A run that came to no finite number is no run to leave out of the mean.
+            out[name] = mean if n == len(values) else float(sum(values))
+            if se is not None and n == len(values):
                 out[f"{name}_se"] = se
+        elif all(_is_list(value) and len(value) == len(values[0]) for value in values):
+            out[name] = [sum(of_runs) / len(values) for of_runs in zip(*values, strict=True)]
     return out
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_number, value))
 
 
 def _is_number(value: Any) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def run_sweep(
 
     Args:
         sweep: of `read_sweep` or `over_seeds`, or the file.
-        out: a new or empty directory, or that of the same sweep.
+        out: a new or empty directory, or that of a sweep which this one goes on with or extends.
         jobs: processes on this machine, of one thread each unless ``OMP_NUM_THREADS`` says otherwise;
             -1 for one per core; 1 trains in this process. None leaves it to joblib's `parallel_config`,
             and is 1 without one.
@@ -70,8 +71,7 @@ def run_sweep(
     rows = {row.path.name: row for row in plan(sweep, out)}
     out = Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / "sweep.json").exists():
-        write_json(out / "sweep.json", _contents(sweep))
+    write_json(out / "sweep.json", _contents(sweep))
     tasks = [
         Task(name, config.to_dict(), str(out / name), trust)
         for (name, row), config in zip(rows.items(), sweep.configs, strict=True)
@@ -88,12 +88,24 @@ def run_sweep(
                     written = time.monotonic()
                 if on_run is not None:
                     on_run(rows[name])
-    finally:
-        from ..report import write_sweep_report
-
-        write_csv(list(rows.values()), sweep.varied, out / "sweep.csv")
-        write_sweep_report(list(rows.values()), sweep.varied, out / "sweep.html")
+    except BaseException:
+        with suppress(Exception):  # it must not take the place of what stopped the sweep
+            _end(rows, sweep, out)
+        raise
+    _end(rows, sweep, out)
     return list(rows.values())
+
+
+def _end(rows: dict[str, Row], sweep: Sweep, out: Path) -> None:
+    """Runs that another process trained meanwhile are looked at again; then the table and the page."""
+    for name, row in rows.items():
+        if row.status == "busy" and (out / name / "metrics.json").exists():
+            again = _standing(out / name, row.config)
+            rows[name] = again if again.status == "finished" else row
+    from ..report import write_sweep_report
+
+    write_csv(list(rows.values()), sweep.varied, out / "sweep.csv")
+    write_sweep_report(list(rows.values()), sweep.varied, out / "sweep.html")
 
 
 def plan(sweep: Sweep, out: str | Path) -> list[Row]:
@@ -129,6 +141,11 @@ def check(sweep: Sweep, jobs: int | None, retries: int, trust: bool) -> None:
         if value < least or (name == "jobs" and value == 0):
             rule = "at least 1, or -1 for one per core" if name == "jobs" else "at least 0"
             raise ValueError(f"run_sweep: {name} must be {rule}; got {value}.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "run_sweep: a sweep must be started as one process; torchrun started "
+            f"{os.environ['WORLD_SIZE']}. Start it without torchrun, with --jobs."
+        )
     parts = [part for c in sweep.configs for part in (c.prior, c.network) if part and ":" in part]
     if parts and not trust:
         own = " and ".join(dict.fromkeys(parts))
@@ -156,10 +173,12 @@ def _check_same(path: Path, sweep: Sweep) -> None:
         raise ValueError(
             f"run_sweep: {path} must be what run_sweep wrote; {error}. Restore it."
         ) from error
-    if there != dict(zip(sweep.names(), sweep.configs, strict=True)):
+    here = dict(zip(sweep.names(), sweep.configs, strict=True))
+    both = set(here) & set(there)
+    if not both or any(here[name] != there[name] for name in both):
         raise ValueError(
-            f"run_sweep: {path.parent} must be new, empty or of the same sweep; it holds another, as its "
-            "sweep.json says. Choose another --out."
+            f"run_sweep: {path.parent} must be new, empty or of a sweep that this one extends; it holds "
+            "another, as its sweep.json says. Choose another --out."
         )
 
 
