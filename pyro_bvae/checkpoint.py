@@ -174,7 +174,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
             f"load_run: {path.parent} has no {path.name}. Go on with: pyro-bvae train --resume "
-            f"{shlex.quote(str(path.parent))}"
+            f"{shlex.quote(str(path.parent))}."
         )
     try:
         with path.open("rb") as file:

@@ -15,7 +15,7 @@ from .config import Config
 def said_why(writer: Checkpoints, config: Config) -> Iterator[None]:
     """What is left, beside each reason for which a training may stop."""
     trust = " --trust" if ":" in f"{config.prior}{config.network}" else ""
-    again = f"Go on with: pyro-bvae train --resume {shlex.quote(str(writer.path))}{trust}"
+    again = f"Go on with: pyro-bvae train --resume {shlex.quote(str(writer.path))}{trust}."
     try:
         with enough_memory(config):
             yield

@@ -399,7 +399,7 @@ def test_interrupt(here, monkeypatch, without_figures):
     assert result.exit_code == 130
     assert message(result) == (
         "Error: Interrupted. The last good checkpoint and the history are kept in run. Go on with: "
-        "pyro-bvae train --resume run"
+        "pyro-bvae train --resume run."
     )
     assert len(runs.load_run("run").history) == 2
 

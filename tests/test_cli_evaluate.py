@@ -312,7 +312,8 @@ def test_a_damaged_file_of_measures_is_one_sentence(here):
     Path("run/metrics.json").write_text("{")
     result = call("run", "--metrics", "mcc")
     assert (
-        result.exit_code == 2 and "Error: evaluate: run/metrics.json must be JSON" in result.stderr
+        result.exit_code == 2
+        and "Error: evaluate: run/metrics.json must be what it wrote" in result.stderr
     )
 
 

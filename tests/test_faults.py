@@ -105,7 +105,7 @@ def test_a_disk_that_is_full_and_then_is_not(finished, tmp_path):
         assert said.startswith(f"--out: {path}/") and "must be writable; got No space left" in said
         assert said.endswith(
             f"The last good checkpoint and the history are kept in {path}. "
-            f"Go on with: pyro-bvae train --resume {path}"
+            f"Go on with: pyro-bvae train --resume {path}."
         )
         assert not [p for p in path.iterdir() if ".new" in p.name]
         assert read_checkpoint(path / "checkpoint.pt")["step"] == 2 and load_run(path).history
@@ -751,6 +751,6 @@ def test_how_to_go_on_can_be_pasted(tmp_path, monkeypatch):
     (tmp_path / "ring.py").write_text("from pyro_bvae.priors import Gaussian as Ring\n")
     monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "with space"
-    with pytest.raises(KeyboardInterrupt, match=rf"Go on with: .* --resume '{path}' --trust$"):
+    with pytest.raises(KeyboardInterrupt, match=rf"Go on with: .* --resume '{path}' --trust\.$"):
         train(Config(prior="ring:Ring", steps=5), path, on_step=_stop)
     assert len(resume(path, trust=True, device="cpu").history) == 5

@@ -620,7 +620,7 @@ def test_a_terminated_command_says_how_to_go_on(tmp_path):
     assert process.returncode == 143
     assert said.strip().splitlines()[-1] == (
         f"Error: Interrupted. The last good checkpoint and the history are kept in {path}. Go on with: "
-        f"pyro-bvae train --resume {path}"
+        f"pyro-bvae train --resume {path}."
     )
     assert load_run(path).history
     assert not [p for p in Path(path).iterdir() if ".new" in p.name]
