@@ -251,7 +251,7 @@ BAD = {
     ),
     "no run": ("nowhere", r"load_run: nowhere must be a run's directory; it is none\.$"),
     "not a run": ("folder", r"load_run: folder must hold config\.json; .*Is it a run\?"),
-    "no checkpoint": ("untrained", r"untrained has no checkpoint\.pt\. Train again\.$"),
+    "no checkpoint": ("untrained", r"untrained has no checkpoint\.pt\. Go on with: .* untrained\.$"),
     "newer format": ("newer", r"format must be at most 1; got 2\. .*upgrade"),
     "damaged checkpoint": ("broken", r"broken/checkpoint\.pt must be a checkpoint of pyro_bvae"),
     "unknown metric": ("run --metrics mgi", r"--metrics must be .*; got 'mgi'\. Did you mean mig\?$"),
