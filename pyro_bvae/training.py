@@ -99,7 +99,7 @@ class TrainingState:
             raise ValueError(f"step {state['step']} of {self.total}")
         if state["step"] < self.total and state["step"] != whole:
             raise ValueError(f"step {state['step']} in epoch {state['epoch']}")
-        self._set_numbers(state["numbers"])
+        self._restore_numbers(state["numbers"])
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
         self.order = state["data_order"]
         self.generator.set_state(self.order)
@@ -118,7 +118,7 @@ class TrainingState:
         settable = [n for n in ("alpha", "gamma", "capacity") if hasattr(self.objective, n)]
         return {"beta": self.vae.beta} | {name: getattr(self.objective, name) for name in settable}
 
-    def _set_numbers(self, numbers: Mapping[str, float]) -> None:
+    def _restore_numbers(self, numbers: Mapping[str, float]) -> None:
         for name in self._numbers():
             setattr(self.vae if name == "beta" else self.objective, name, numbers[name])
 
