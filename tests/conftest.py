@@ -5,6 +5,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from pyro_bvae import pairloop, svi
+
 # python -m pytest tests/test_fuzz.py --hypothesis-profile=thorough: twenty times the cases, new ones each time
 settings.register_profile("thorough", max_examples=2000)
 
@@ -13,3 +15,13 @@ settings.register_profile("thorough", max_examples=2000)
 def _fresh():
     pyro.clear_param_store()
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def replayed(monkeypatch):
+    """Captured graphs, run operation by operation; a list of them."""
+    graphs = []
+    monkeypatch.setattr(svi, "_compile", lambda graph: graphs.append(graph) or graph)
+    monkeypatch.setattr(pairloop, "_loops", {})
+    monkeypatch.setattr(pairloop, "_compile", lambda graph, inputs: graph)
+    return graphs

@@ -315,7 +315,7 @@ def alone(name, dtype):
     return gradients(name, dtype)
 
 
-def check_gradients(found, names, dtypes=tuple(DTYPES)):
+def assert_gradients(found, names, dtypes=tuple(DTYPES)):
     """Against one process; the largest difference relative to the tensor's largest number."""
     for name in names:
         for dtype in dtypes:
@@ -329,7 +329,7 @@ def check_gradients(found, names, dtypes=tuple(DTYPES)):
                 assert torch.equal(values["noise"], expected["noise"])  # generators in one state
 
 
-def check_rest(found, world):
+def assert_rest(found, world):
     expected = ten_steps()
     for key, value in found[0]["steps"].items():
         torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-5)
@@ -355,8 +355,8 @@ def check_rest(found, world):
 
 
 def test_four_ranks_are_one_process(four):
-    check_gradients(four["few:4"], FEW, (torch.float64,))
-    check_rest(four["few:4"], 4)
+    assert_gradients(four["few:4"], FEW, (torch.float64,))
+    assert_rest(four["few:4"], 4)
 
 
 def test_a_killed_rank_ends_the_others_with_a_sentence(four):
@@ -375,8 +375,8 @@ def test_losses_and_gradients_are_those_of_one_process(world, tmp_path):
     job = f"equal:{world}"
     results, done = run(tmp_path, job)
     assert not done.stderr, done.stderr
-    check_gradients(results[job], BATCHES)
-    check_rest(results[job], world)
+    assert_gradients(results[job], BATCHES)
+    assert_rest(results[job], world)
     norms = results[job][0]["norms"]
     first = next(iter(norms))  # nothing before it was normalised by fewer rows
     torch.testing.assert_close(norms[first], normalised()[first])
@@ -394,7 +394,7 @@ def test_torchrun_starts_them(tmp_path):
     ]
     results, done = run(tmp_path, "few:2", launcher=launcher)
     assert done.returncode == 0, done.stderr
-    check_gradients(results["few:2"], FEW, (torch.float64,))
+    assert_gradients(results["few:2"], FEW, (torch.float64,))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 7])

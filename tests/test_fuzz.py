@@ -417,7 +417,7 @@ def open_files():
     return len(list(listed.iterdir())) if listed.is_dir() else 0
 
 
-def check_reading(path, read):
+def assert_read_or_refused(path, read):
     """``read()`` succeeds or is one sentence; no file is left open, none has changed."""
     place = path if path.is_dir() else path.parent
     before = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
@@ -450,7 +450,7 @@ def small_memory(monkeypatch):
 def test_a_damaged_file_is_data_or_refused(small_memory, tmp_path, suffix, which, damage):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(damage(whole(suffix)[which % len(whole(suffix))]))
-    check_reading(path, lambda: read_all(path))
+    assert_read_or_refused(path, lambda: read_all(path))
 
 
 HEADERS = st.fixed_dictionaries(
@@ -481,9 +481,9 @@ def test_a_header_of_npy_may_claim_anything(small_memory, tmp_path, header, size
     length = struct.pack("<H" if version == (1, 0) else "<I", len(text) % 2**16)
     path = tmp_path / "x.npy"
     path.write_bytes(b"\x93NUMPY" + bytes(version) + length + text + b"\x01" * size)
-    check_reading(path, lambda: read_all(path))
+    assert_read_or_refused(path, lambda: read_all(path))
     np.save(tmp_path / "f.npy", CLASSES)
-    check_reading(path, lambda: read_codes(path, tmp_path / "f.npy"))
+    assert_read_or_refused(path, lambda: read_codes(path, tmp_path / "f.npy"))
 
 
 @cases(150, st.sampled_from([".npy", ".npz"]), st.integers(0, 99), damages(), st.booleans())
@@ -495,7 +495,7 @@ def test_damaged_codes_are_codes_or_refused(
     for path, array, damaged in zip(paths, (CODES, CLASSES), (as_codes, not as_codes), strict=True):
         content = saved(lambda b, a=array: good[suffix](b, a))
         path.write_bytes(damage(content) if damaged else content)
-    check_reading(paths[0], lambda: read_codes(*paths))
+    assert_read_or_refused(paths[0], lambda: read_codes(*paths))
 
 
 @cases(150, st.sampled_from([".png", ".jpg", ".gif", ".tif", ".bmp", ".ppm", ".webp"]), st.integers(0, 9),
@@ -509,7 +509,7 @@ def test_a_damaged_image_is_data_or_refused(small_memory, tmp_path, suffix, whic
     (folder / f"b{suffix}").write_bytes(damage(kinds[which % len(kinds)]))
     if not alone:
         (folder / "a.png").write_bytes(whole(".png")[0])
-    check_reading(folder, lambda: read_all(folder))
+    assert_read_or_refused(folder, lambda: read_all(folder))
 
 
 def idx(array):
@@ -533,5 +533,5 @@ def test_damaged_idx_files_are_data_or_refused(small_memory, tmp_path, name, dam
     else:
         Path(f"{path}.gz").unlink(missing_ok=True)
         path.write_bytes(content)
-    check_reading(raw, lambda: load_dataset("mnist", data_dir=tmp_path))
+    assert_read_or_refused(raw, lambda: load_dataset("mnist", data_dir=tmp_path))
     Path(f"{path}.gz").unlink(missing_ok=True)

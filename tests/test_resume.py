@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from pyro_bvae.cli.main import main
 from pyro_bvae.cli.process import Signals
 
-from pyro_bvae import VAE, Config, DecompositionELBO, fit, measuring, pairloop, runs, svi
+from pyro_bvae import VAE, Config, DecompositionELBO, fit, measuring, runs
 from pyro_bvae.build import build
 from pyro_bvae.checkpoint import read_checkpoint
 from pyro_bvae.likelihoods import Normal
@@ -36,16 +36,6 @@ RNG = np.random.default_rng(0)
 @pytest.fixture
 def without_figures(monkeypatch):
     monkeypatch.setattr(measuring, "write_figures", lambda *args: [])
-
-
-@pytest.fixture
-def replayed(monkeypatch):
-    """Captured graphs, run operation by operation; a list of them."""
-    graphs = []
-    monkeypatch.setattr(svi, "_compile", lambda graph: graphs.append(graph) or graph)
-    monkeypatch.setattr(pairloop, "_loops", {})
-    monkeypatch.setattr(pairloop, "_compile", lambda graph, inputs: graph)
-    return graphs
 
 
 @pytest.fixture(scope="module")

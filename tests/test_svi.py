@@ -16,7 +16,7 @@ from pyro.optim import SGD
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_bvae import Config, build, fit, pairloop, svi
+from pyro_bvae import Config, build, fit, svi
 from pyro_bvae.config import PRIORS
 from pyro_bvae.datasets import Data
 from pyro_bvae.elbo import DecompositionELBO
@@ -27,16 +27,6 @@ from pyro_bvae.training import JointAdam
 X = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.rand(6, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(12) % 3
-
-
-@pytest.fixture
-def replayed(monkeypatch):
-    """Captured graphs, run operation by operation; a list of them."""
-    graphs = []
-    monkeypatch.setattr(svi, "_compile", lambda graph: graphs.append(graph) or graph)
-    monkeypatch.setattr(pairloop, "_loops", {})
-    monkeypatch.setattr(pairloop, "_compile", lambda graph, inputs: graph)
-    return graphs
 
 
 def ours(**options):
