@@ -9,6 +9,7 @@ from pyro_bvae import pairloop, svi
 
 # python -m pytest tests/test_fuzz.py --hypothesis-profile=thorough: twenty times the cases, new ones each time
 settings.register_profile("thorough", max_examples=2000)
+torch.set_num_threads(1)  # a worker of pytest-xdist has a core to itself, and sums come out alike
 
 
 @pytest.fixture(autouse=True)

@@ -714,7 +714,7 @@ def test_a_run_that_dask_gives_up_fails_and_the_others_go_on(pool):
 
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster),
         parallel_config("dask"),
     ):
