@@ -721,8 +721,8 @@ def test_a_run_that_dask_gives_up_fails_and_the_others_go_on(pool):
         ended, tries = pool(4, {1: 99, 2: 1}, jobs=None, retries=1)
     assert [i for i in ended if ended[i]["status"] != "finished"] == ["1"]
     assert ended["1"]["error"].startswith("its process died")
-    # Dask may charge it for the worker that died of its neighbour while it had not begun
-    assert 1 <= tries[1] <= 2
+    # Dask also gives up runs that had not begun when their worker died of another: those are tried alone
+    assert 1 <= tries[1] <= 4 and all(tries[i] >= 1 for i in range(4))
 
 
 # What a reviewer found

@@ -53,7 +53,7 @@ def train_all(
                 yield name, {key: result[key] for key in ("status", "error", "metrics")}
                 continue
             tried[name] += deaths
-            if tried[name] > retries and (result is not None or len(names) == 1 or deaths > 1):
+            if tried[name] > retries and (result is not None or len(names) == 1):
                 error = _DIED if result is None else result["error"]
                 yield name, {"status": "failed", "error": error}
             else:
