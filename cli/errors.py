@@ -13,7 +13,6 @@ from typing import Any
 import click
 
 USAGE = 2
-INTERRUPTED = 130
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def command(
     first two thirds of training unless --beta-warmup says otherwise (0 switches it off); beside
     --gamma, beta is 1 throughout.
 
-    Interrupted by Ctrl-C or SIGTERM it writes a checkpoint; --resume goes on from the last one to the
+    Interrupted by Ctrl-C, SIGTERM or SIGHUP it writes a checkpoint; --resume goes on from the last one to the
     same numbers, whatever stopped it.
 
     \b
@@ -75,6 +75,7 @@ def command(
     with one_sentence():
         # What needs no torch is refused before the seconds that importing it takes.
         if resume is None:
+            _check_seeds(context, seeds)
             config = make_config(values)
             _check_new(config, out if is_first() and seeds is None else None)
         else:
@@ -85,7 +86,6 @@ def command(
             choose_threads(config.resolved().network)
         else:
             _same_threads(Path(resume))
-        _check_seeds(context, seeds)
     if seeds is not None:
         from .sweep import train_seeds
 
@@ -128,6 +128,8 @@ def command(
     try:
         _summary(run, report and _write_report(run))
     except (LookupError, ValueError, TypeError, AttributeError) as error:
+        if not finished:  # its files were written a moment ago
+            raise
         reason = f"{type(error).__name__}: {error}"
         fail(f"{run.path}: its files must be what training wrote; they are not ({reason}).")
 

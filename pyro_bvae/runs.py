@@ -1,4 +1,4 @@
-"""A run: one training on disk. `train` writes it, `load_run` reads it.
+"""A run: one training on disk. `train` writes it, `resume` goes on with it, `load_run` reads it.
 
 config.json       every option, and the format's number
 history.jsonl     one record per epoch; held-out terms where they were measured
@@ -8,6 +8,7 @@ examples.npz      some held-out rows and their posteriors
 environment.json  versions and hardware
 figures/          pictures
 report.html       one page of all this, which the command adds
+.lock             empty; held by the one process that writes here
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from pyro_bvae import pairloop, svi
+from pyro_bvae import measuring, pairloop, svi
 
 # python -m pytest tests/test_fuzz.py --hypothesis-profile=thorough: twenty times the cases, new ones each time
 settings.register_profile("thorough", max_examples=2000)
@@ -26,3 +26,9 @@ def replayed(monkeypatch):
     monkeypatch.setattr(pairloop, "_loops", {})
     monkeypatch.setattr(pairloop, "_compile", lambda graph, inputs: graph)
     return graphs
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Pictures take most of a small run's time; tests of them draw them."""
+    monkeypatch.setattr(measuring, "write_figures", lambda *args: [])

@@ -23,6 +23,7 @@ from pyro_bvae.checkpoint import read_checkpoint
 from pyro_bvae.measuring import measure_run
 from pyro_bvae.runs import load_run, resume, train
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 resource = pytest.importorskip("resource", reason="its limits are Unix's")
 SMALL = {"prior": "mixture", "alpha": 1.0, "steps": 6}
 FILES = (
@@ -33,12 +34,6 @@ FILES = (
     "history.jsonl",
     "metrics.json",
 )
-
-
-@pytest.fixture(autouse=True)
-def without_figures(monkeypatch, request):
-    if "pictures" not in request.keywords:
-        monkeypatch.setattr(measuring, "write_figures", lambda *args: [])
 
 
 @pytest.fixture(scope="module")

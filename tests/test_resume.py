@@ -33,11 +33,6 @@ KILLS = int(os.environ.get("PYRO_BVAE_KILLS", "2"))
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture
-def without_figures(monkeypatch):
-    monkeypatch.setattr(measuring, "write_figures", lambda *args: [])
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Data of one's own: vectors, and small images with labels."""

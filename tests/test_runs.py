@@ -29,12 +29,6 @@ SMALL = Config(prior="mixture", alpha=1.0, steps=5)
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture
-def without_figures(monkeypatch):
-    """Pictures take most of a small run's time, and one test looks at them."""
-    monkeypatch.setattr(measuring, "write_figures", lambda *args: [])
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of five steps; tests must not change its directory."""
