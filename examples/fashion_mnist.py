@@ -111,7 +111,7 @@ def main() -> None:
     for w, alpha in grid:
         run = run_one(w, alpha, args)
         m = run.metrics
-        seconds = m["training_seconds"] / len(run.history)
+        seconds = m["training_seconds"] / args.epochs
         # Absent where fewer than two latents move: there is nothing to compare.
         sparsity = [m.get(name, float("nan")) for name in ("hoyer", "hoyer_null", "hoyer_prior")]
         print(

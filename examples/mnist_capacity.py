@@ -68,7 +68,7 @@ def main() -> None:
     )  # fmt: skip
     step, capacity, kl, spread, log_px_z = np.array(rows).T
     last = step > step[-1] - steps_an_epoch
-    seconds = np.mean([record["seconds"] for record in history])
+    seconds = sum(record["seconds"] for record in history) / args.epochs
     name = f"{args.penalty}, {args.reduction}, gamma {args.gamma:g}"
     print(
         f"{name}: last epoch, {int(last.sum())} measurements on {len(held_out)} held-out images: "

@@ -23,7 +23,7 @@ from .datasets import Data, load_dataset, read_data
 from .divergences import DIVERGENCES
 from .elbo import CapacityELBO, DecompositionELBO, TermsELBO
 from .schedules import Schedule, linear
-from .training import steps_per_epoch
+from .training import makes_record, steps_per_epoch
 from .vae import VAE
 
 _BLOCK = 4096  # rows of a file scanned at a time
@@ -181,6 +181,15 @@ def total_steps(config: Config, n_train: int) -> int:
         return config.steps
     assert config.epochs is not None and config.batch_size is not None
     return config.epochs * steps_per_epoch(n_train, config.batch_size)
+
+
+def records_made(built: Built, step: int) -> int:
+    """How many records the training has made after ``step``; none where it has no such step."""
+    n, c = len(built.train), built.config
+    assert c.batch_size is not None
+    total, per_epoch = total_steps(c, n), steps_per_epoch(n, c.batch_size)
+    steps = range(1, step + 1) if step <= total else ()
+    return sum(makes_record(s, total, per_epoch) for s in steps)
 
 
 def make_vae(config: Config, x_shape: Sequence[int], n_classes: int = 0, x: Any = None) -> VAE:

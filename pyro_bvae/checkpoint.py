@@ -67,7 +67,7 @@ class Checkpoints:
         remove_leftovers(path)
 
     def on_record(self, record: Record, state: TrainingState) -> None:
-        """After an epoch."""
+        """After each record of the training."""
         self.pending.append(record)
 
     def on_step(self, state: TrainingState) -> None:
@@ -225,28 +225,28 @@ def _check_globals(code: bytes) -> None:
             raise ValueError("it holds more than tensors")
 
 
-def read_history(path: Path, epochs: int | None = None) -> list[Record]:
+def read_history(path: Path, n: int | None = None) -> list[Record]:
     """The records of history.jsonl; a last line that was never finished is left out.
 
     Args:
         path: of the file.
-        epochs: the first so many records, which must be there; all by default.
+        n: the first so many records, which must be there; all by default.
 
     Raises:
         ValueError: a line is no record, or there are too few.
     """
     check_inside(path)
     if not path.is_file():
-        return _first([], epochs, path)
+        return _first([], n, path)
     whole = read_text(path, _MOST_HISTORY).rpartition("\n")[0].split("\n")
-    lines = [line for line in whole if line][:epochs]
-    return _first([_record(line, i, path) for i, line in enumerate(lines, 1)], epochs, path)
+    lines = [line for line in whole if line][:n]
+    return _first([_record(line, i, path) for i, line in enumerate(lines, 1)], n, path)
 
 
-def _first(records: list[Record], epochs: int | None, path: Path) -> list[Record]:
-    if epochs is not None and len(records) < epochs:
+def _first(records: list[Record], n: int | None, path: Path) -> list[Record]:
+    if n is not None and len(records) < n:
         raise ValueError(
-            f"resume: {path} must hold a record of each of {epochs} epochs; got {len(records)}. "
+            f"resume: {path} must hold the {n} records up to the checkpoint; got {len(records)}. "
             "Restore it, or train again."
         )
     return records

@@ -27,7 +27,7 @@ from typing import Any, cast
 import numpy as np
 import pyro
 
-from .build import Built, build, choose_device, make_vae
+from .build import Built, build, choose_device, make_vae, records_made
 from .checkpoint import Checkpoints, check_every, read_checkpoint, read_history
 from .config import Config
 from .distributed import ShardedVAE, agree, processes, ranks
@@ -248,7 +248,7 @@ def _past(path: Path, built: Built, state: dict[str, Any] | None) -> list[Record
                 f"resume: {what} must be what {path / 'checkpoint.pt'} was trained with; it has changed "
                 "since. Restore it, or train anew."
             )
-    return read_history(path / "history.jsonl", state["epoch"])
+    return read_history(path / "history.jsonl", records_made(built, state["step"]))
 
 
 def _about(built: Built) -> dict[str, Any]:

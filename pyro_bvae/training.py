@@ -123,6 +123,10 @@ class TrainingState:
             setattr(self.vae if name == "beta" else self.objective, name, numbers[name])
 
 
+_PARTS, _LEAST_PART = (
+    30,
+    200,
+)  # records of a training within its epochs, and the steps of each at least
 Callback = Callable[[Record, TrainingState], object]
 StepCallback = Callable[[TrainingState], object]
 
@@ -166,7 +170,7 @@ def fit(
             (of the objective), set before every step.
         transform: applied to each float batch on the device, e.g. ``torch.bernoulli`` for dynamic
             binarisation.
-        callbacks: each is called after every epoch with that epoch's record and the `TrainingState`.
+        callbacks: each is called with every record and the `TrainingState` when it is made.
         on_step: called after every step with the `TrainingState`: a progress bar, a checkpoint.
         seed: of the data order.
         compile: capture and compile the step, see `CompiledSVI`: the same numbers to float rounding,
@@ -175,8 +179,9 @@ def fit(
             from there, to the same numbers bit for bit on the same machine and threads.
 
     Returns:
-        One record per epoch, of a resumed training the epochs that ended since: ``step``, ``epoch``,
-        ``seconds``, the means over its steps of ``loss``, ``log_px_z``, ``kl``, ``elbo`` = log_px_z - kl
+        One record per epoch, and within long epochs one every 30th of the training (but 200 steps or
+        more); of a resumed training those made since: ``step``, ``epoch``, counted from 1, ``seconds``, the
+        means over the steps since the last record of ``loss``, ``log_px_z``, ``kl``, ``elbo`` = log_px_z - kl
         (and ``divergence`` where alpha > 0), all per example in nats; the scheduled numbers as they stood
         at its last step; 1 or 0 for ``kl_monte_carlo``, a KL was estimated by samples, and
         ``divergence_detached``, D gave the prior no gradient since it has no rsample; and
@@ -230,10 +235,10 @@ def fit(
                 tally.keep(state.step, optim.largest)
                 state.step += 1
                 state.batch += 1
-                if state.batch == state.per_epoch or state.step == total:
+                if makes_record(state.step, total, state.per_epoch):
                     if sharded is not None:
                         agree_on_noise(device)
-                    history.append(_end_epoch(state, min(batch_size, len(data)), callbacks))
+                    history.append(_end_record(state, min(batch_size, len(data)), callbacks))
                 if on_step is not None:
                     on_step(state)
                 if state.step == total:
@@ -247,12 +252,14 @@ def _set_numbers(state: TrainingState, schedules: Mapping[str, Schedule] | None,
         setattr(state.vae if name == "beta" else state.objective, name, schedule(step))
 
 
-def _end_epoch(state: TrainingState, rows: int, callbacks: Sequence[Callback]) -> Record:
-    """The record of the epoch that has just ended, which every callback sees; the next begins."""
-    state.epoch, state.batch = state.epoch + 1, 0
-    state.order = state.generator.get_state()
+def _end_record(state: TrainingState, rows: int, callbacks: Sequence[Callback]) -> Record:
+    """The record of the steps since the last one, which every callback sees."""
+    if state.batch == state.per_epoch or state.step == state.total:
+        state.epoch, state.batch = state.epoch + 1, 0
+        state.order = state.generator.get_state()
     seconds = time.perf_counter() - state.start
-    record = state.tally.record(state.step, state.epoch, seconds, state.vae.beta, rows)
+    epoch = state.epoch + (state.batch > 0)
+    record = state.tally.record(state.step, epoch, seconds, state.vae.beta, rows)
     for callback in callbacks:
         callback(record, state)
     state.start = time.perf_counter()
@@ -304,6 +311,16 @@ def _check(
         return steps
     assert epochs is not None
     return epochs * steps_per_epoch(len(data), batch_size)
+
+
+def makes_record(step: int, total: int, per_epoch: int) -> bool:
+    """Whether there is a record after ``step`` of ``total``: an epoch ends, or a part of a long one.
+
+    >>> [step for step in range(1, 901) if makes_record(step, total=900, per_epoch=350)]
+    [200, 350, 400, 600, 700, 800, 900]
+    """
+    part = max(_LEAST_PART, total // _PARTS)
+    return step % per_epoch == 0 or step == total or (part < per_epoch and step % part == 0)
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
