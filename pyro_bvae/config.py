@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 FORMAT = 1
-PRIORS = ("gaussian", "pca", "student-t", "laplace", "mixture", "spike-slab", "vamp", "flow")
+PRIORS = (
+    "gaussian", "pca", "student-t", "laplace", "mixture", "spike-slab", "cross", "vamp", "flow",
+)  # fmt: skip
 DIVERGENCES = ("inclusive-kl", "exclusive-kl", "mmd", "mmd-per-dim", "total-correlation")
 ESTIMATORS = ("batch", "leave_one_out", "mss")
 LIKELIHOODS = ("normal", "laplace", "bernoulli", "continuous-bernoulli")
 NETWORKS = ("mlp", "dcgan32", "conv-bn", "burgess", "higgins64")
-DATASETS = ("spirals", "digits", "mnist", "fashion-mnist")
+DATASETS = (
+    "spirals", "digits", "mnist", "fashion-mnist", "dsprites", "3d-shapes", "mpi3d-toy", "mpi3d-realistic",
+    "mpi3d-real", "3d-chairs", "celeba",
+)  # fmt: skip
 METRICS = (
     "beta-vae-score", "factor-vae-score", "mig", "aam", "dci", "sap", "modularity", "explicitness",
     "irs", "mcc",
@@ -196,6 +201,34 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     "fashion-mnist": {
         "latent_dim": 50, "network": "dcgan32", "likelihood": "laplace", "likelihood_scale": "0.1",
         "image_size": 32, "epochs": 10, "batch_size": 500, "lr": 5e-4, "amsgrad": True,
+    },
+    "dsprites": {
+        "latent_dim": 10, "network": "burgess", "likelihood": "bernoulli",
+        "epochs": 1, "batch_size": 64, "lr": 5e-4, "amsgrad": False,
+    },
+    "3d-shapes": {
+        "latent_dim": 10, "network": "burgess", "likelihood": "bernoulli",
+        "epochs": 1, "batch_size": 64, "lr": 5e-4, "amsgrad": False,
+    },
+    "mpi3d-toy": {
+        "latent_dim": 10, "network": "burgess", "likelihood": "bernoulli",
+        "epochs": 1, "batch_size": 64, "lr": 5e-4, "amsgrad": False,
+    },
+    "mpi3d-realistic": {
+        "latent_dim": 10, "network": "burgess", "likelihood": "bernoulli",
+        "epochs": 1, "batch_size": 64, "lr": 5e-4, "amsgrad": False,
+    },
+    "mpi3d-real": {
+        "latent_dim": 10, "network": "burgess", "likelihood": "bernoulli",
+        "epochs": 1, "batch_size": 64, "lr": 5e-4, "amsgrad": False,
+    },
+    "3d-chairs": {
+        "latent_dim": 16, "network": "higgins64", "likelihood": "bernoulli", "image_size": 64,
+        "epochs": 10, "batch_size": 64, "lr": 5e-4, "amsgrad": False,
+    },
+    "celeba": {
+        "latent_dim": 32, "network": "higgins64", "likelihood": "bernoulli", "image_size": 64,
+        "epochs": 5, "batch_size": 64, "lr": 5e-4, "amsgrad": False,
     },
 }  # fmt: skip
 _OWN_DATA: dict[str, Any] = {"batch_size": 64, "lr": 1e-3, "amsgrad": False}  # fmt: skip

@@ -8,6 +8,7 @@ Example:
 
 from ._torchvision import import_torchvision
 from .data import Data, to_float
+from .dsprites import render_dsprites
 from .loading import DATASETS, find_loader, load_dataset, read_data
 from .spirals import spirals
 
@@ -18,6 +19,7 @@ __all__ = [
     "import_torchvision",
     "load_dataset",
     "read_data",
+    "render_dsprites",
     "spirals",
     "to_float",
 ]

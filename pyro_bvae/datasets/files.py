@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from .data import Data, split
+from .dsprites import FACTORS as DSPRITES
 from .folder import read_folder
-from .h5_files import h5_integers, h5_rows, list_h5
+from .h5_files import h5_integers, h5_rows, in_group, list_h5
 from .images import resize, to_rows
 from .numpy_files import read_npy, read_npz
 from .rows import Refused, Rows, reading
@@ -18,8 +18,9 @@ from .rows import Refused, Rows, reading
 X_KEYS = ("x", "images", "imgs", "data")
 LABEL_KEYS = ("labels", "y")
 FACTOR_KEYS = ("factors", "latents_classes")
+_GROUPED = "latents/classes"  # of the published dSprites as .hdf5; latents_classes as .npz
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5")
-_Arrays = tuple[np.ndarray | Rows, np.ndarray | None, np.ndarray | None]
+_Arrays = tuple[np.ndarray | Rows, np.ndarray | None, np.ndarray | None, tuple[str, ...]]
 _LISTED = 8
 
 
@@ -31,7 +32,8 @@ def load_file(
     Args:
         path: .npy (read lazily, if in C order), .npz (read into memory), .h5 or .hdf5 (read lazily) or a
             folder of images (read lazily). In .npz and .h5, x is the first of `X_KEYS` present,
-            or the only array; labels and factors the first of `LABEL_KEYS`, `FACTOR_KEYS`.
+            or the only array; labels and factors the first of `LABEL_KEYS`, `FACTOR_KEYS`. The published
+            files of dSprites are such; their factors get names.
         image_size: resize images to this height and width, in pixels.
         test_fraction: share of the rows held out.
         seed: of the split.
@@ -57,8 +59,8 @@ def read_file(path: Path, image_size: int | None = None) -> Data:
             f"{path}: the file must be one of {' '.join(SUFFIXES)} or a folder of images; got "
             f"{path.suffix or 'no suffix'}. Convert it, for example with numpy.savez."
         )
-    x, labels, factors = reader(path)
-    return _data(x, labels, factors, str(path), image_size)
+    x, labels, factors, names = reader(path)
+    return _data(x, labels, factors, str(path), image_size, names)
 
 
 def check_there(path: Path) -> None:
@@ -96,30 +98,51 @@ def _data(
     factors: np.ndarray | None,
     owner: str,
     image_size: int | None,
+    factor_names: tuple[str, ...] = (),
 ) -> Data:
-    return resize(Data(to_rows(x, owner), labels, factors), image_size, owner)
+    return resize(Data(to_rows(x, owner), labels, factors, factor_names), image_size, owner)
 
 
 def _read_npy(path: Path) -> _Arrays:
     with reading(path):
-        return read_npy(path, lazily=True), None, None
+        return read_npy(path, lazily=True), None, None, ()
 
 
 def _read_npz(path: Path) -> _Arrays:
+    keys: list[str | None] = []
+
+    def choose(found: list[str]) -> list[str | None]:
+        keys.extend(_choose_keys(path, found))
+        return keys
+
     with reading(path):
-        x, labels, factors = read_npz(path, partial(_choose_keys, path))
+        x, labels, factors = read_npz(path, choose)
     assert x is not None  # its key is never None
-    return x, labels, factors
+    return x, labels, factors, _names(keys[2], factors)
 
 
 def _read_h5(path: Path) -> _Arrays:
     import h5py
 
     with reading(path), h5py.File(path, "r") as file:
-        x_key, *others = _choose_keys(path, list_h5(file))
+        x_key, label_key, factor_key = _choose_keys(path, list_h5(file))
+        if factor_key is None and in_group(file, _GROUPED):
+            factor_key = _GROUPED
         x = h5_rows(path, file, x_key)
-        labels, factors = (None if key is None else h5_integers(path, file, key) for key in others)
-    return x, labels, factors
+        labels, factors = (
+            None if key is None else h5_integers(path, file, key) for key in (label_key, factor_key)
+        )
+    return x, labels, factors, _names(factor_key, factors)
+
+
+def _names(key: str | None, factors: np.ndarray | None) -> tuple[str, ...]:
+    """Those of dSprites, for classes under a key of dSprites and within its ranges."""
+    sizes = [len(values) for values in DSPRITES.values()]
+    if factors is None or key not in ("latents_classes", _GROUPED):
+        return ()
+    if factors.dtype.kind not in "iu" or factors.shape[1:] != (len(sizes),) or not len(factors):
+        return ()
+    return tuple(DSPRITES) if (factors.max(axis=0) < sizes).all() else ()
 
 
 def _choose_keys(path: Path, found: list[str]) -> tuple[str, str | None, str | None]:

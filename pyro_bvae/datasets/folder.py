@@ -29,10 +29,15 @@ _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files as lazily read rows, uint8 `(n, channels, height, width)`."""
+    """Image files as lazily read rows, uint8 `(n, channels, height, width)`.
+
+    With ``crop``, only so many pixels in the centre, in height and width, are read; a smaller image is
+    taken whole.
+    """
 
     paths: tuple[Path, ...]
     row_shape: tuple[int, int, int]
+    crop: int | None = None
     dtype: np.dtype[Any] = np.dtype(np.uint8)
 
     @property
@@ -54,9 +59,17 @@ class ImageFiles:
         channels, height, width = self.row_shape
         with _opened(path) as image:
             pixels = image.convert("L" if channels == 1 else "RGB")
+            if self.crop is not None:
+                pixels = _centre(pixels, self.crop)
             if pixels.size != (width, height):
                 pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(pixels).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _centre(image: Image, size: int) -> Image:
+    width, height = min(image.width, size), min(image.height, size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def read_folder(folder: Path, image_size: int | None) -> Data:
@@ -150,6 +163,11 @@ def _images(folder: Path, deep: bool) -> list[Path]:
         for path in found
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
+
+
+def image_size_of(path: Path) -> tuple[int, int]:
+    """Width and height in pixels of the image at ``path``; errors as `read_folder`."""
+    return _header(path)[1]
 
 
 def _header(path: Path) -> tuple[str, tuple[int, int]]:

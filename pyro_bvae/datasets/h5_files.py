@@ -50,14 +50,35 @@ class H5Rows:
 
 def list_h5(file: h5py.File) -> list[str]:
     """Names at the top of the open file, without those of groups; links are not followed."""
+    return [key for key in file if _is_array(file, key)]
+
+
+def in_group(file: h5py.File, key: str) -> bool:
+    """Whether ``key``, `group/name`, is listed as `list_h5` would in a group of the file itself."""
     import h5py
 
-    return [
-        key
-        for key in file
-        if not isinstance(file.get(key, getlink=True), h5py.HardLink)
-        or isinstance(file[key], h5py.Dataset)
-    ]
+    group, _, name = key.rpartition("/")
+    if not _is_hard(file, group) or not isinstance(file[group], h5py.Group):
+        return False
+    return name in file[group] and _is_array(file, key)
+
+
+def _is_array(file: h5py.File, key: str) -> bool:
+    """Whether ``key`` is a data set, or a link, which is refused where it is asked for."""
+    import h5py
+
+    return not _is_hard(file, key) or isinstance(file[key], h5py.Dataset)
+
+
+def _is_hard(file: h5py.File, key: str) -> bool:
+    """Whether nothing but hard links, which stay in the file, lead to ``key``; others are not followed."""
+    import h5py
+
+    steps = key.split("/")
+    return all(
+        isinstance(file.get("/".join(steps[: i + 1]), getlink=True), h5py.HardLink)
+        for i in range(len(steps))
+    )
 
 
 def h5_rows(path: Path, file: h5py.File, key: str) -> H5Rows:
@@ -96,10 +117,7 @@ def _check_sizes(path: Path, dataset: h5py.Dataset, at_once: int | None) -> None
 
 def _own_dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
     """The data set ``key``, whose values are known to lie in this file itself."""
-    import h5py
-
-    link = file.get(key, getlink=True)
-    dataset = file[key] if isinstance(link, h5py.HardLink) else None
+    dataset = file[key] if _is_hard(file, key) else None
     if dataset is None or dataset.is_virtual or dataset.external:
         raise Refused(
             f"{path}: {key} must be a data set of this file; got a link, a virtual data set or one stored "

@@ -12,10 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from .celeba import load_celeba
+from .chairs import load_3d_chairs
 from .data import Data
 from .digits import load_digits
+from .dsprites import load_dsprites
 from .files import check_there, load_array, load_file, read_file
 from .images import binarize_static
+from .mpi3d import VARIANTS, load_mpi3d
+from .shapes3d import load_3d_shapes
 from .spirals import load_spirals
 from .torchvision_sets import load_fashion_mnist, load_mnist
 
@@ -26,6 +31,11 @@ DATASETS: dict[str, Callable[..., tuple[Data, Data]]] = {
     "digits": load_digits,
     "mnist": load_mnist,
     "fashion-mnist": load_fashion_mnist,
+    "dsprites": load_dsprites,
+    "3d-shapes": load_3d_shapes,
+    **{f"mpi3d-{variant}": partial(load_mpi3d, variant) for variant in VARIANTS},
+    "3d-chairs": load_3d_chairs,
+    "celeba": load_celeba,
 }
 
 
@@ -44,11 +54,11 @@ def load_dataset(
     Args:
         name_or_path: a key of `DATASETS`; a .npy, .npz, .h5 or .hdf5 file; a folder of images,
             with or without class sub-folders; an array `(n, ...)`; or a pair (array, labels).
-        data_dir: where downloaded sets lie, as torchvision lays them out
+        data_dir: where downloaded sets lie, those of torchvision as it lays them out
             (`<data_dir>/MNIST/raw/*.gz`); None means `$PYRO_BVAE_DATA`, else `data` here.
         download: fetch files that are absent.
         image_size: resize images bilinearly to this height and width; None means 32 for mnist and
-            fashion-mnist, and no resizing elsewhere.
+            fashion-mnist, 64 for 3d-chairs and celeba, and no resizing elsewhere.
         binarize: "static" turns uint8 values of 128 or more into 255 and others into 0; "none"
             leaves them.
         test_fraction: share of the rows held out, for data without a split of their own.
