@@ -16,6 +16,7 @@ from pyro_bvae.likelihoods import Normal
 from pyro_bvae.networks import mlp
 from pyro_bvae.priors import (
     PRIORS,
+    Cross,
     Flow,
     Gaussian,
     Laplace,
@@ -30,7 +31,12 @@ from pyro_bvae.vae import VAE
 
 Z = np.random.default_rng(0).normal(size=(7, 3)) * 1.5
 PIXELS = np.random.default_rng(1).normal(size=(40, 5)) @ np.diag([3.0, 2.0, 1.5, 1.0, 0.5])
-CASES = [(name, dim) for name in PRIORS for dim in (1, 2, 3) if (name, dim) != ("flow", 1)]
+CASES = [
+    (name, dim)
+    for name in PRIORS
+    for dim in (1, 2, 3)
+    if (name, dim) not in (("flow", 1), ("cross", 1))
+]
 
 
 @pytest.fixture
@@ -146,6 +152,16 @@ DENSITIES = {
     "spike-slab": (
         lambda: SpikeSlab(3, 0.7, 0.05, 1.2),
         lambda z: np.log(0.7 * stats.norm.pdf(z, 0, 0.05) + 0.3 * stats.norm.pdf(z, 0, 1.2)).sum(1),
+    ),
+    "cross": (
+        lambda: Cross(3, 0.1, 1.5),
+        lambda z: np.log(
+            sum(
+                np.prod(stats.norm.pdf(z, 0, np.where(np.arange(3) == d, 1.5, 0.1)), 1)
+                for d in range(3)
+            )
+            / 3
+        ),
     ),
     "no spike": (lambda: SpikeSlab(3, 0.0), lambda z: stats.norm.logpdf(z).sum(1)),
     "only spike": (lambda: SpikeSlab(3, 1.0), lambda z: stats.norm.logpdf(z, 0, 0.05).sum(1)),

@@ -14,7 +14,7 @@ from torch import nn
 from .check import check_prior
 from .factorised import Gaussian, Laplace, SpikeSlab, StudentT
 from .learned import Flow, VampPrior
-from .mixture import Mixture
+from .mixture import Cross, Mixture
 
 PRIORS: dict[str, Callable[..., nn.Module]] = {
     "gaussian": Gaussian,
@@ -23,12 +23,14 @@ PRIORS: dict[str, Callable[..., nn.Module]] = {
     "laplace": Laplace,
     "mixture": Mixture,
     "spike-slab": SpikeSlab,
+    "cross": Cross,
     "vamp": VampPrior,
     "flow": Flow,
 }
 
 __all__ = [
     "PRIORS",
+    "Cross",
     "Flow",
     "Gaussian",
     "Laplace",

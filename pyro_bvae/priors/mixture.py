@@ -1,4 +1,4 @@
-"""The Gaussian mixture prior: asks the representation for clusters."""
+"""Priors that are mixtures of Gaussians: clusters, and a cross."""
 
 from __future__ import annotations
 
@@ -97,3 +97,35 @@ class Mixture(nn.Module):
         """Index of the most responsible component for each ``z (n, D)``: int64 ``(n,)``."""
         components = dist.Normal(self.locs, self.log_scales.exp()).to_event(1)
         return (components.log_prob(z.unsqueeze(1)) + self.logits).argmax(1)
+
+
+class Cross(nn.Module):
+    """(1/D) sum_d N(z; 0, diag v_d), v_d slab^2 at d and spike^2 elsewhere: one latent is in use at a time.
+
+    At two dimensions a cross, the sparse prior of the sketch of overlap in Mathieu 2019 (figure 1). Unlike
+    `SpikeSlab`, whose latents are on or off independently, no two are ever on. KL by Monte Carlo.
+
+    Args:
+        latent_dim: D, 2 or more.
+        spike: standard deviation of latents that are off.
+        slab: standard deviation of the one that is on.
+
+    References: https://arxiv.org/abs/1812.02833
+    """
+
+    scales: Tensor
+
+    def __init__(self, latent_dim: int, spike: float = 0.05, slab: float = 1.0) -> None:
+        super().__init__()
+        whole(self, "latent_dim", latent_dim)
+        if latent_dim < 2:
+            raise ValueError(
+                f"Cross: latent_dim must be 2 or more; got {latent_dim}. Use Gaussian."
+            )
+        scales = torch.full((latent_dim, latent_dim), positive(self, "spike", spike))
+        scales.fill_diagonal_(positive(self, "slab", slab))
+        self.register_buffer("scales", scales)
+
+    def forward(self) -> TorchDistributionMixin:
+        zeros = torch.zeros_like(self.scales)
+        return DiagNormalMixture(zeros, self.scales, zeros[0])
