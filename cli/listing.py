@@ -8,8 +8,15 @@ from pyro_bvae import config
 
 
 @click.command("list")
-def command() -> None:
-    """What can be chosen: data sets, priors, divergences, likelihoods, networks and metrics."""
+@click.argument("what", required=False, type=click.Choice(["recipes"]))
+def command(what: str | None) -> None:
+    """What can be chosen: data sets, priors, divergences, likelihoods, networks and metrics.
+
+    With "recipes": the published experiments, for reproduce and for train --recipe.
+    """
+    if what == "recipes":
+        _list_recipes()
+        return
     for option, names in (
         ("--dataset", config.DATASETS),
         ("--prior", config.PRIORS),
@@ -29,3 +36,18 @@ def command() -> None:
     for name, defaults in config.DATASET_DEFAULTS.items():
         chosen = ", ".join(f"{option} {value}" for option, value in defaults.items())
         click.echo(f"  {name:<14}{chosen}")
+
+
+def _list_recipes() -> None:
+    from pyro_bvae.recipes import read_recipe, recipe_names
+
+    for name in recipe_names():
+        recipe = read_recipe(name)
+        click.echo(f"{name}\n  {recipe.title}\n  {recipe.cites}\n  cost: {recipe.cost}")
+        click.echo(f"  settings: {', '.join(recipe.settings)}\n")
+    click.echo(
+        "pyro-bvae reproduce NAME [--scale small] makes one again, with its table and pictures;"
+    )
+    click.echo(
+        "pyro-bvae train --recipe NAME/SETTING trains one setting, with whatever else is said."
+    )

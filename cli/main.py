@@ -11,6 +11,7 @@ from pyro_bvae import __version__
 COMMANDS = {
     "train": "Train a model and see its numbers and pictures.",
     "sweep": "Train many models from one file, and set them side by side.",
+    "reproduce": "Make a published experiment again, with its table and pictures.",
     "evaluate": "Measure a trained model, or codes of any library.",
     "report": "One page of a run, or of several side by side.",
     "traverse": "Move one latent at a time and see what changes.",

@@ -57,6 +57,17 @@ def make_config(values: dict[str, Any]) -> Config:
     return Config(**values)
 
 
+def change_config(config: Config, typed: dict[str, Any]) -> Config:
+    """``config`` with the options that were ``typed``; what they make meaningless goes."""
+    values = dataclasses.asdict(config)
+    if "steps" in typed or "epochs" in typed:
+        values |= {"steps": None, "epochs": None}
+    if "prior" in typed:
+        values["prior_args"] = {}
+    args = dict(_pair(text) for text in typed.pop("prior_args", ()))
+    return Config(**{**values, **typed, "prior_args": values["prior_args"] | args})
+
+
 def _pair(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:

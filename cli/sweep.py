@@ -64,7 +64,7 @@ def command(
     networks = {config.resolved().network for config in sweep.configs}
     if jobs == 1 and len(networks) == 1:
         choose_threads(networks.pop())
-    _run(sweep, folder, rows, jobs=jobs, retries=retries, trust=trust)
+    run(sweep, folder, rows, jobs=jobs, retries=retries, trust=trust)
 
 
 def train_seeds(config: Any, n: int, out: str | None, jobs: int, trust: bool) -> None:
@@ -79,7 +79,7 @@ def train_seeds(config: Any, n: int, out: str | None, jobs: int, trust: bool) ->
         sweep = over_seeds(config, n)
         check(sweep, jobs, 2, trust)
         rows = plan(sweep, folder)
-    _run(sweep, folder, rows, jobs=jobs, retries=2, trust=trust)
+    run(sweep, folder, rows, jobs=jobs, retries=2, trust=trust)
 
 
 def _list(rows: list[Any]) -> None:
@@ -91,7 +91,8 @@ def _list(rows: list[Any]) -> None:
     click.echo(f"{len(rows)} runs: {done} finished, {len(rows) - done} to train.")
 
 
-def _run(sweep: Any, folder: Path, before: list[Any], **how: Any) -> None:
+def run(sweep: Any, folder: Path, before: list[Any], **how: Any) -> list[Any]:
+    """Train what is not finished, tell of each run, and end the process where one is missing."""
     from pyro_bvae.sweep import run_sweep
 
     skipped = sum(row.status == "finished" for row in before)
@@ -115,6 +116,7 @@ def _run(sweep: Any, folder: Path, before: list[Any], **how: Any) -> None:
             signals.code,
         )
     _summary(rows, sweep.varied, folder, skipped)
+    return rows
 
 
 def _summary(rows: list[Any], varied: tuple[str, ...], folder: Path, skipped: int) -> None:

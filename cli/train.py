@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .errors import fail, one_line_notes, one_sentence
-from .options import config_options, make_config, trust
+from .options import change_config, config_options, make_config, trust
 from .process import Signals, choose_threads, is_first, tune_allocator
 from .table import echo_table
 
@@ -21,6 +21,11 @@ from .table import echo_table
     metavar="RUN",
     type=click.Path(),
     help="Go on with a run that was interrupted, by its own options.",
+)
+@click.option(
+    "--recipe",
+    metavar="EXPERIMENT/SETTING",
+    help="Options of a published experiment (pyro-bvae list recipes); those typed beside it take their place.",
 )
 @click.option(
     "--checkpoint-every",
@@ -46,6 +51,7 @@ def command(
     context: click.Context,
     out: str | None,
     resume: str | None,
+    recipe: str | None,
     checkpoint_every: int | None,
     seeds: int | None,
     jobs: int,
@@ -71,12 +77,13 @@ def command(
     pyro-bvae train --prior mypackage.priors:Ring --prior-arg radius=2 --alpha 1
     pyro-bvae train --resume runs/spirals-mixture-1
     pyro-bvae train --prior mixture --alpha 1 --seeds 8 --jobs 2
+    pyro-bvae train --recipe spirals-clustering/alpha-5 --steps 1000
     """
     with one_sentence():
         # What needs no torch is refused before the seconds that importing it takes.
         if resume is None:
             _check_seeds(context, seeds)
-            config = make_config(values)
+            config = make_config(values) if recipe is None else _of_recipe(context, recipe)
             _check_new(config, out if is_first() and seeds is None else None)
         else:
             _check_alone(context)
@@ -132,6 +139,20 @@ def command(
             raise
         reason = f"{type(error).__name__}: {error}"
         fail(f"{run.path}: its files must be what training wrote; they are not ({reason}).")
+
+
+def _of_recipe(context: click.Context, name: str) -> Any:
+    """The recipe's options, with those that were typed."""
+    from pyro_bvae.config import Config
+    from pyro_bvae.recipes import read_setting
+
+    given = click.core.ParameterSource.COMMANDLINE
+    typed = {
+        option: value
+        for option, value in context.params.items()
+        if option in Config.__dataclass_fields__ and context.get_parameter_source(option) is given
+    }
+    return change_config(read_setting(name), typed)
 
 
 def _check_new(config: Any, out: str | None) -> None:

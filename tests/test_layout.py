@@ -72,13 +72,18 @@ MAY_IMPORT = {
     ),
     "report": ("", "writing", "config", "evaluation", "likelihoods", "networks", "plots", "traversal", "vae"),
     "sweep": ("config", "datasets", "evaluation", "report", "runs", "writing"),
+    "recipes": ("config", "sweep"),
+    "reproduce": (
+        "build", "config", "evaluation", "figures", "measuring", "plots", "recipes", "report", "runs", "sweep",
+        "vae", "writing",
+    ),
     # the public names, resolved lazily
     "": (),
     # command line
     "cli": (),
     "cli.errors": (),
     "cli.options": ("config",),
-    "cli.listing": ("config",),
+    "cli.listing": ("config", "recipes"),
     "cli.process": (),
     "cli.doctor": ("build", "config", "datasets", "training",),
     "cli.table": ("evaluation",),
@@ -91,8 +96,11 @@ MAY_IMPORT = {
     "cli.report": ("cli.errors", "cli.options", "report", "runs", "writing"),
     "cli.sweep": ("cli.errors", "cli.options", "cli.process", "cli.table", "report", "sweep"),
     "cli.train": (
-        "cli.errors", "cli.options", "cli.process", "cli.sweep", "cli.table", "datasets", "report", "runs",
-        "writing",
+        "cli.errors", "cli.options", "cli.process", "cli.sweep", "cli.table", "config", "datasets", "recipes",
+        "report", "runs", "writing",
+    ),
+    "cli.reproduce": (
+        "cli.errors", "cli.process", "cli.sweep", "datasets", "recipes", "reproduce", "sweep",
     ),
     "cli.main": ("",),
     "cli.__main__": ("cli.main",),
@@ -104,11 +112,11 @@ TORCH_FREE = (
 # docs/architecture.md, "Names that users and tests rely on", as far as they exist.
 PUBLIC = {
     "": "VAE CapacityELBO DecompositionELBO ElboTerms fit train Config Run load_run",
-    "priors": "Gaussian StudentT Laplace Mixture SpikeSlab VampPrior Flow check_prior PRIORS",
+    "priors": "Gaussian StudentT Laplace Mixture SpikeSlab Cross VampPrior Flow check_prior PRIORS",
     "likelihoods": "Bernoulli ContinuousBernoulli Normal Laplace LIKELIHOODS",
     "divergences": "inclusive_kl exclusive_kl mmd mmd_per_dim total_correlation DIVERGENCES",
     "schedules": "constant linear cyclic",
-    "datasets": "Data load_dataset spirals DATASETS",
+    "datasets": "Data load_dataset spirals render_dsprites DATASETS",
     "metrics": (
         "beta_vae_score factor_vae_score mig aam dci sap modularity explicitness irs mcc udr hoyer "
         "sharpness active_units cluster_scores Score METRICS"

@@ -5,6 +5,7 @@ Images are `(channels, height, width)` floats in [0, 1], clipped. Bad input rais
 """
 
 from .base import PALETTE
+from .comparisons import against, compared, scores
 from .curves import kl_per_latent, rate_distortion, training_curves
 from .decoded import manifold, traversal_curves, traversals
 from .densities import aggregate_density, aggregate_posterior, density_grid
@@ -13,9 +14,11 @@ from .factors import class_means, factor_responses, position_maps
 
 __all__ = [
     "PALETTE",
+    "against",
     "aggregate_density",
     "aggregate_posterior",
     "class_means",
+    "compared",
     "data",
     "density_grid",
     "factor_responses",
@@ -25,6 +28,7 @@ __all__ = [
     "rate_distortion",
     "reconstructions",
     "samples",
+    "scores",
     "training_curves",
     "traversal_curves",
     "traversals",

@@ -1,0 +1,114 @@
+"""The pictures of an experiment: from its runs to arrays for `pyro_bvae.plots`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import plots
+from ..build import load, make_transform
+from ..evaluation import encode_data
+from ..recipes import Recipe
+from ..runs import load_run
+from ..vae import evaluating, vae_device
+from .measured import Outcome
+
+_SHOWN = 8  # images of a row
+
+
+def _compared(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
+    published = recipe.published or {}
+    columns = [c for c in recipe.columns if any(c in cells for cells in published.values())]
+    panels = {
+        column: [(o.value(column), published.get(o.name, {}).get(column)) for o in outcomes]
+        for column in columns
+    }
+    return plots.compared([outcome.name for outcome in outcomes], panels)
+
+
+def _densities(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
+    panels = []
+    for outcome in _trained(outcomes):
+        run = load_run(outcome.runs[0])
+        data = load(run.config)[recipe.on == "test"]
+        with evaluating(run.vae, seed=0):
+            codes = encode_data(run.vae, data, make_transform(run.config))
+        panels.append((outcome.name, codes.loc.numpy(), codes.scale.numpy()))
+    return plots.density_grid(panels, 4)
+
+
+def _reconstructions(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
+    rows: list[np.ndarray] = []
+    names = []
+    for outcome in _trained(outcomes):
+        run = load_run(outcome.runs[0])
+        with np.load(run.path / "examples.npz", allow_pickle=False) as examples:
+            x, loc = examples["x"][:_SHOWN], examples["loc"][:_SHOWN]
+            labels = examples["labels"][:_SHOWN] if run.vae.n_classes else None
+        device = vae_device(run.vae)
+        given = None if labels is None else torch.as_tensor(labels, device=device)
+        with evaluating(run.vae):
+            p_x = run.vae.p_x(torch.as_tensor(loc, device=device), given)
+        if not rows:
+            rows, names = [x], ["data"]
+        rows.append(p_x.mean.cpu().numpy())
+        names.append(outcome.name)
+    return plots.traversals(np.stack(rows), names, title="held-out data and reconstructions")
+
+
+def _against_alpha(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
+    """Hoyer with its nulls, E log p(x|z) and D against alpha, a line for each prior."""
+    columns = {
+        "hoyer": "Hoyer sparsity", "log_px_z": "E log p(x|z) (nats)", "divergence": "D(q(z), p(z))",
+    }  # fmt: skip
+    lines: dict[str, dict[float, Outcome]] = {}
+    for outcome in _trained(outcomes):
+        assert outcome.config is not None
+        args = ", ".join(f"{k} {v}" for k, v in outcome.config.prior_args.items())
+        lines.setdefault(args or outcome.config.prior, {})[outcome.config.alpha] = outcome
+    panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    for column, title in columns.items():
+        for name, by_alpha in lines.items():
+            found = [(alpha, o.value(column)) for alpha, o in sorted(by_alpha.items())]
+            # fewer than two latents that move have no sparsity
+            if points := [(alpha, *_pair(value)) for alpha, value in found if value is not None]:
+                panels.setdefault(title, {})[name] = points
+    return plots.against(panels, "α")
+
+
+def _score_against_distortion(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
+    points = [
+        (o.name, _pair(o.value("distortion")), _pair(o.value("scores.factor-vae-score")))
+        for o in _trained(outcomes)
+    ]
+    return plots.scores(points, "distortion −E log p(x|z) (nats)", "FactorVAE score")
+
+
+def _rate_distortion(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
+    points = []
+    for outcome in _trained(outcomes):
+        (rate, rate_se), (distortion, se) = (_pair(outcome.value(c)) for c in ("kl", "distortion"))
+        points.append((outcome.name, rate, distortion, rate_se, se))
+    return plots.rate_distortion(points, recipe.title)
+
+
+def _trained(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.runs]
+
+
+def _pair(value: tuple[float, float | None] | None) -> tuple[float, float]:
+    """As plots take it: NaN where there is no value, no error bar where there is no error."""
+    return (np.nan, 0.0) if value is None else (value[0], value[1] or 0.0)
+
+
+FIGURES: dict[str, Callable[[Recipe, Sequence[Outcome]], Any]] = {
+    "compared": _compared,
+    "densities": _densities,
+    "reconstructions": _reconstructions,
+    "against-alpha": _against_alpha,
+    "score-against-distortion": _score_against_distortion,
+    "rate-distortion": _rate_distortion,
+}
