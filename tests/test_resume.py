@@ -20,9 +20,10 @@ from click.testing import CliRunner
 from pyro_bvae.cli.main import main
 from pyro_bvae.cli.process import Signals
 
-from pyro_bvae import VAE, Config, DecompositionELBO, fit, measuring, runs
+from pyro_bvae import VAE, Config, DecompositionELBO, fit, measuring, runs, training
 from pyro_bvae.build import build
 from pyro_bvae.checkpoint import read_checkpoint
+from pyro_bvae.datasets import Data
 from pyro_bvae.likelihoods import Normal
 from pyro_bvae.networks import mlp
 from pyro_bvae.priors import Gaussian
@@ -119,6 +120,39 @@ def test_resumed_at_any_step_it_ends_alike(
         resumed = resume(path)
         assert is_finished(path) and same(ended(path), whole), stop
         assert [record["step"] for record in resumed.history] == [3, 6, 9, 12]
+
+
+def test_records_within_an_epoch_are_there_again(files, tmp_path, without_figures, monkeypatch):
+    """Three steps an epoch, and a record every two besides."""
+    monkeypatch.setattr(training, "_LEAST_PART", 2)
+    config = configured("mixture", files, False)
+    history = train(config, tmp_path / "whole").history
+    assert [record["step"] for record in history] == [2, 3, 4, 6, 8, 9, 10, 12]
+    assert [record["epoch"] for record in history] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert all("test_kl" in record for record in history)
+    for stop in (1, 2, 5, 9, 11):
+        path = tmp_path / str(stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, path, on_step=stop_at(stop))
+        resume(path)
+        assert same(ended(path), ended(tmp_path / "whole")), stop
+
+
+def test_records_of_parts_average_to_that_of_the_epoch(monkeypatch):
+    """The same training with and without: each step counts once."""
+    found = []
+    for part in (2, 200):
+        monkeypatch.setattr(training, "_LEAST_PART", part)
+        torch.manual_seed(0)
+        vae = VAE(*mlp((2,), 2), Gaussian(2), Normal(0.5))
+        data = Data(np.random.default_rng(0).normal(size=(21, 2)).astype(np.float32))
+        found.append(fit(vae, DecompositionELBO(), data, epochs=1, batch_size=3))
+    parts, (whole,) = found
+    steps = np.diff([0] + [record["step"] for record in parts])
+    assert steps.tolist() == [2, 2, 2, 1]
+    for name in ("loss", "kl", "log_px_z"):
+        mean = np.average([record[name] for record in parts], weights=steps)
+        assert mean == pytest.approx(whole[name], rel=1e-6)
 
 
 def test_stopped_again_and_again(files, tmp_path, without_figures):
