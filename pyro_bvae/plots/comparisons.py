@@ -38,8 +38,8 @@ def compared(
             marks = [(y, pair[0], pair[1] or 0.0) for y, pair in found if pair is not None]
             y, x, error = np.array(marks, float).reshape(-1, 3).T
             ax.errorbar(
-                x, y, xerr=error, fmt=marker, color=PALETTE[5 * which], ms=6, mfc=face, capsize=2,
-                elinewidth=1, label=name,
+                x, y, xerr=error if error.any() else None, fmt=marker, color=PALETTE[5 * which], ms=6,
+                mfc=face, capsize=2, elinewidth=1, label=name,
             )  # fmt: skip
         ax.set(xlabel=title, ylim=(-0.6, len(rows) - 0.4))
         ax.grid(axis="y", color="0.9", lw=0.8)

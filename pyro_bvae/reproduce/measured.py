@@ -15,7 +15,20 @@ from ..sweep import Row
 from ..sweep.rows import numbers
 from ..writing import read_json
 
+_LABELS = {
+    "distortion": "distortion −E log p(x|z)", "log_px_z": "E log p(x|z)", "kl": "rate E KL",
+    "elbo": "ELBO", "divergence": "D(q(z), p(z))", "hoyer": "Hoyer", "hoyer_null": "Hoyer, Gaussian null",
+    "hoyer_prior": "Hoyer of the prior", "sharpness_data": "sharpness of the data",
+    "active_units": "active latents", "posterior_scale": "mean posterior σ",
+    "scores.beta-vae-score": "BetaVAE score", "scores.factor-vae-score": "FactorVAE score",
+    "scores.mig": "MIG",
+}  # fmt: skip
 _GIVES = {"aggregate": "overlap", "log-marginal": "log_marginal", "sharpness": "sharpness"}
+
+
+def label(column: str) -> str:
+    """What a column is called."""
+    return _LABELS.get(column, column.removeprefix("scores.").replace("_", " "))
 
 
 class Outcome(NamedTuple):

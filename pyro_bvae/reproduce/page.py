@@ -13,17 +13,9 @@ from ..figures.base import save_png
 from ..recipes import Recipe, varied_options
 from ..report.tables import number
 from ..writing import read_json, replacing
-from .measured import Outcome
+from .measured import Outcome, label
 from .pictures import FIGURES
 
-_LABELS = {
-    "distortion": "distortion −E log p(x|z)", "log_px_z": "E log p(x|z)", "kl": "rate E KL",
-    "elbo": "ELBO", "divergence": "D(q(z), p(z))", "hoyer": "Hoyer", "hoyer_null": "Hoyer, Gaussian null",
-    "hoyer_prior": "Hoyer of the prior", "sharpness_data": "sharpness of the data",
-    "active_units": "active latents", "posterior_scale": "mean posterior σ",
-    "scores.beta-vae-score": "BetaVAE score", "scores.factor-vae-score": "FactorVAE score",
-    "scores.mig": "MIG",
-}  # fmt: skip
 _OF_THE_MACHINE = ("data_dir", "device", "download", "seed")
 
 
@@ -69,7 +61,7 @@ def results_table(recipe: Recipe, outcomes: Sequence[Outcome]) -> list[list[str]
     beside = [c for c in columns if any(c in cells for cells in published.values())]
     head = ["", "runs"]
     for column in columns:
-        head += [_label(column), *(["published"] if column in beside else [])]
+        head += [label(column), *(["published"] if column in beside else [])]
     lines = [head]
     for outcome in outcomes:
         line = [outcome.name, str(len(outcome.numbers)) if outcome.numbers else "not ours"]
@@ -146,7 +138,3 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={entry}" for key, entry in value.items())
     return str(value)
-
-
-def _label(column: str) -> str:
-    return _LABELS.get(column, column.removeprefix("scores.").replace("_", " "))

@@ -14,7 +14,7 @@ from ..evaluation import encode_data
 from ..recipes import Recipe
 from ..runs import load_run
 from ..vae import evaluating, vae_device
-from .measured import Outcome
+from .measured import Outcome, label
 
 _SHOWN = 8  # images of a row
 
@@ -23,7 +23,7 @@ def _compared(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
     published = recipe.published or {}
     columns = [c for c in recipe.columns if any(c in cells for cells in published.values())]
     panels = {
-        column: [(o.value(column), published.get(o.name, {}).get(column)) for o in outcomes]
+        label(column): [(o.value(column), published.get(o.name, {}).get(column)) for o in outcomes]
         for column in columns
     }
     return plots.compared([outcome.name for outcome in outcomes], panels)
@@ -61,21 +61,18 @@ def _reconstructions(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
 
 def _against_alpha(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
     """Hoyer with its nulls, E log p(x|z) and D against alpha, a line for each prior."""
-    columns = {
-        "hoyer": "Hoyer sparsity", "log_px_z": "E log p(x|z) (nats)", "divergence": "D(q(z), p(z))",
-    }  # fmt: skip
     lines: dict[str, dict[float, Outcome]] = {}
     for outcome in _trained(outcomes):
         assert outcome.config is not None
         args = ", ".join(f"{k} {v}" for k, v in outcome.config.prior_args.items())
         lines.setdefault(args or outcome.config.prior, {})[outcome.config.alpha] = outcome
     panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    for column, title in columns.items():
+    for column in ("hoyer", "log_px_z", "divergence"):
         for name, by_alpha in lines.items():
             found = [(alpha, o.value(column)) for alpha, o in sorted(by_alpha.items())]
             # fewer than two latents that move have no sparsity
             if points := [(alpha, *_pair(value)) for alpha, value in found if value is not None]:
-                panels.setdefault(title, {})[name] = points
+                panels.setdefault(label(column), {})[name] = points
     return plots.against(panels, "α")
 
 
@@ -84,7 +81,7 @@ def _score_against_distortion(recipe: Recipe, outcomes: Sequence[Outcome]) -> An
         (o.name, _pair(o.value("distortion")), _pair(o.value("scores.factor-vae-score")))
         for o in _trained(outcomes)
     ]
-    return plots.scores(points, "distortion −E log p(x|z) (nats)", "FactorVAE score")
+    return plots.scores(points, label("distortion"), label("scores.factor-vae-score"))
 
 
 def _rate_distortion(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
