@@ -14,6 +14,14 @@ from pyro_bvae.config import Config, flag
 _TYPES = {"int": int, "float": float, "str": str}
 
 
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
+_CAPACITY = ("gamma", "capacity", "capacity_ramp", "penalty", "reduction")
+# Who types one of the first has another objective in mind than the one the others belong to.
+_OBJECTIVES = (
+    (("gamma", "capacity"), ("beta", "alpha", "divergence", "beta_tc", "estimator")),
+    (("beta_tc",), ("beta", "alpha", "divergence", "gamma", "capacity")),
+)
+
 trust = click.option(
     "--trust", is_flag=True, help="Import the code of one's own that the run names."
 )
@@ -62,8 +70,11 @@ def change_config(config: Config, typed: dict[str, Any]) -> Config:
     values = dataclasses.asdict(config)
     if "steps" in typed or "epochs" in typed:
         values |= {"steps": None, "epochs": None}
-    if "prior" in typed:
+    if typed.get("prior", config.prior) != config.prior:
         values["prior_args"] = {}
+    for names, others in _OBJECTIVES:
+        if any(name in typed for name in names):
+            values |= {name: _DEFAULTS[name] for name in others}
     args = dict(_pair(text) for text in typed.pop("prior_args", ()))
     return Config(**{**values, **typed, "prior_args": values["prior_args"] | args})
 

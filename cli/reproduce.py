@@ -72,10 +72,18 @@ def command(
     tune_allocator()
     if jobs == 1:
         choose_threads(sweep.configs[0].resolved().network)
+    if any(row.status != "finished" for row in before):
+        with one_sentence():
+            from pyro_bvae.build import choose_device, load
+
+            choose_device(device)
+            load(sweep.configs[0])  # absent or damaged data are said once, before any run
     from .sweep import run
 
     rows = run(sweep, folder, before, jobs=jobs, retries=2)
     _results(recipe, rows, folder)
+    if any(row.status != "finished" for row in rows):
+        raise SystemExit(1)
 
 
 def _results(recipe: Any, rows: list[Any], folder: Path) -> None:

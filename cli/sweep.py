@@ -64,7 +64,13 @@ def command(
     networks = {config.resolved().network for config in sweep.configs}
     if jobs == 1 and len(networks) == 1:
         choose_threads(networks.pop())
-    run(sweep, folder, rows, jobs=jobs, retries=retries, trust=trust)
+    _exit(run(sweep, folder, rows, jobs=jobs, retries=retries, trust=trust))
+
+
+def _exit(rows: list[Any]) -> None:
+    """With 1 where a run is missing."""
+    if any(row.status != "finished" for row in rows):
+        raise SystemExit(1)
 
 
 def train_seeds(config: Any, n: int, out: str | None, jobs: int, trust: bool) -> None:
@@ -79,7 +85,7 @@ def train_seeds(config: Any, n: int, out: str | None, jobs: int, trust: bool) ->
         sweep = over_seeds(config, n)
         check(sweep, jobs, 2, trust)
         rows = plan(sweep, folder)
-    run(sweep, folder, rows, jobs=jobs, retries=2, trust=trust)
+    _exit(run(sweep, folder, rows, jobs=jobs, retries=2, trust=trust))
 
 
 def _list(rows: list[Any]) -> None:
@@ -92,7 +98,7 @@ def _list(rows: list[Any]) -> None:
 
 
 def run(sweep: Any, folder: Path, before: list[Any], **how: Any) -> list[Any]:
-    """Train what is not finished, tell of each run, and end the process where one is missing."""
+    """Train what is not finished, and tell of each run and of them all."""
     from pyro_bvae.sweep import run_sweep
 
     skipped = sum(row.status == "finished" for row in before)
@@ -116,7 +122,7 @@ def run(sweep: Any, folder: Path, before: list[Any], **how: Any) -> list[Any]:
             signals.code,
         )
     _summary(rows, sweep.varied, folder, skipped)
-    return rows
+    return list(rows)
 
 
 def _summary(rows: list[Any], varied: tuple[str, ...], folder: Path, skipped: int) -> None:
@@ -137,8 +143,6 @@ def _summary(rows: list[Any], varied: tuple[str, ...], folder: Path, skipped: in
         if row.status in ("failed", "busy"):
             click.echo(f"{row.path.name}: {row.error}", err=True)
     click.echo(f"Runs: {folder}; numbers: {folder / 'sweep.csv'}; look at {folder / 'sweep.html'}")
-    if counts["finished"] < len(rows):
-        raise SystemExit(1)
 
 
 def _table(rows: list[Any], varied: tuple[str, ...]) -> None:

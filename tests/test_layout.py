@@ -100,7 +100,7 @@ MAY_IMPORT = {
         "report", "runs", "writing",
     ),
     "cli.reproduce": (
-        "cli.errors", "cli.process", "cli.sweep", "datasets", "recipes", "reproduce", "sweep",
+        "build", "cli.errors", "cli.process", "cli.sweep", "datasets", "recipes", "reproduce", "sweep",
     ),
     "cli.main": ("",),
     "cli.__main__": ("cli.main",),

@@ -46,7 +46,7 @@ def test_wheel_holds_the_package_and_nothing_beside_it(wheel):
     ours = {
         "pyro_bvae/" + path.relative_to(base).as_posix()
         for base in (ROOT / "pyro_bvae",)
-        for path in base.rglob("*.py")
+        for path in (*base.rglob("*.py"), *base.rglob("*.toml"))
     } | {"pyro_bvae/cli/" + path.name for path in (ROOT / "cli").glob("*.py")}
     assert ours <= set(names)
     assert {"pyro_bvae/py.typed", "pyro_bvae/cli/main.py"} <= set(names)

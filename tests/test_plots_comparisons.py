@@ -7,12 +7,11 @@ from pyro_bvae import plots
 
 
 def drawn(ax):
-    """Points of each series, by its name, with half the length of its error bars."""
-    out = {}
-    for container in ax.containers:
-        line, _, bars = container
+    """Points of each series, in order, with its error bars."""
+    out = []
+    for line, _, bars in ax.containers:
         errors = [segment for bar in bars for segment in bar.get_segments()]
-        out[container.get_label()] = (np.column_stack(line.get_data()), errors)
+        out.append((np.column_stack(line.get_data()), errors))
     return out
 
 
@@ -21,7 +20,8 @@ def test_ours_stand_beside_the_published():
     panels = {"loss": [((3.0, 0.5), (2.5, None)), ((4.0, None), (5.0, 0.1)), (None, (6.0, None))]}
     figure = plots.compared(rows, panels)
     (ax,) = figure.axes
-    series = drawn(ax)
+    ours, published = sorted(drawn(ax), key=lambda points: len(points[0]))
+    series = {"ours": ours, "published": published}
     # the first row is on top
     np.testing.assert_array_equal(series["ours"][0], [[3.0, 2], [4.0, 1]])
     np.testing.assert_array_equal(series["published"][0], [[2.5, 2], [5.0, 1], [6.0, 0]])
@@ -32,13 +32,20 @@ def test_ours_stand_beside_the_published():
 
 def test_a_row_that_nobody_has_measured_is_empty():
     figure = plots.compared(["a"], {"x": [(None, None)]})
-    assert all(not len(points) for points, _ in drawn(figure.axes[0]).values())
+    assert all(not len(points) for points, _ in drawn(figure.axes[0]))
 
 
 def test_measures_against_an_option_stand_at_equal_distances():
     panels = {"Hoyer": {"sparse": [(0, 0.2, 0.0), (1000, 0.6, 0.1)], "Gaussian": [(100, 0.3, 0.0)]}}
-    (ax,) = plots.against(panels, "α").axes
-    series = drawn(ax)
+    panels["log p"] = {"Gaussian": [(0, 5.0, 0.0)]}
+    figure = plots.against(panels, "α")
+    ax, other = figure.axes
+    sparse, gaussian = drawn(ax)
+    series = {"sparse": sparse, "Gaussian": gaussian}
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["sparse", "Gaussian"]
+    # one colour a kind, whichever panel it is in
+    assert other.containers[0][0].get_color() == ax.containers[1][0].get_color()
     np.testing.assert_array_equal(series["sparse"][0], [[0, 0.2], [2, 0.6]])
     np.testing.assert_array_equal(series["Gaussian"][0], [[1, 0.3]])
     np.testing.assert_allclose(series["sparse"][1][1], [[2, 0.5], [2, 0.7]])
@@ -48,7 +55,7 @@ def test_measures_against_an_option_stand_at_equal_distances():
 def test_two_measures_of_named_models():
     points = [("isotropic", (20.0, 1.0), (0.6, 0.02)), ("student-t", (22.0, 0.0), (0.8, 0.0))]
     (ax,) = plots.scores(points, "distortion", "score").axes
-    ((places, _),) = drawn(ax).values()
+    ((places, _),) = drawn(ax)
     np.testing.assert_array_equal(places, [[20, 0.6], [22, 0.8]])
     assert {"isotropic", "student-t"} <= {text.get_text() for text in ax.texts}
 

@@ -180,6 +180,17 @@ def test_another_prior_does_not_keep_the_recipes_arguments():
     assert change_config(student, {"prior_args": ("scale=2",)}).prior_args == {"df": 9, "scale": 2}
 
 
+def test_another_objective_does_not_keep_the_recipes():
+    from pyro_bvae.cli.options import change_config
+
+    held = change_config(read_setting("mnist-objectives/beta-4"), {"gamma": 10.0, "capacity": 5.0})
+    assert (held.beta, held.gamma, held.capacity, held.beta_warmup) == (1, 10, 5, 0)
+    tc = change_config(read_setting("spirals-clustering/alpha-5"), {"beta_tc": 6.0})
+    assert (tc.alpha, tc.beta, tc.divergence, tc.beta_tc) == (0, 1, None, 6)
+    same = change_config(read_setting("fashion-sparsity/w0-alpha100"), {"prior": "spike-slab"})
+    assert same.prior_args == {"spike_weight": 0.0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -21,7 +21,7 @@ from pyro_bvae.sweep import run_sweep
 
 def shortened(recipe, most=99, **options):
     """The same with two steps a run, and few seeds and settings."""
-    options = {"steps": 2, "epochs": None, "batch_size": 16, "device": "cpu"} | options
+    options = {"steps": 2, "epochs": None, "batch_size": 16} | options
     kept = list(recipe.settings.items())[:most]
     settings = {name: dataclasses.replace(c, **options) for name, c in kept}
     return dataclasses.replace(recipe, settings=settings, seeds=2)
@@ -48,7 +48,7 @@ def test_an_experiment_from_the_command_line(short, tmp_path, without_figures):
     folder = tmp_path / "runs" / "overlap-small"
     page = (folder / "results.md").read_text()
     assert "pyro-bvae reproduce overlap --scale small --seeds 2" in page
-    assert "https://arxiv.org/abs/1812.02833" in page and "4 runs" in page and "torch" in page
+    assert "https://arxiv.org/abs/1812.02833" in page and "Runs: 4;" in page and "torch" in page
     table = parsed(page)
     assert list(table) == list(read_recipe("overlap").settings)[:2]
     # the mean over the two seeds of what metrics-on-train.json says, with its standard error
@@ -72,16 +72,56 @@ def test_an_experiment_from_the_command_line(short, tmp_path, without_figures):
     assert more.output.count("Measuring") == 2
 
 
-def test_a_run_that_fails_ends_the_command_with_its_reason(
+def test_runs_that_fail_are_told_and_the_others_shown(
     short, tmp_path, monkeypatch, without_figures
 ):
+    train = runs.train
+
     def failing(config, out=None, **how):
-        raise ValueError("--steps is wrong today")
+        if config.beta == 0 or config.seed == 1:
+            raise ValueError("--steps is wrong today")
+        return train(config, out, **how)
 
     monkeypatch.setattr(runs, "train", failing)
     result = short("overlap")
     assert result.exit_code == 1 and "--steps is wrong today" in result.output
-    assert not (tmp_path / "runs" / "overlap-full" / "results.md").exists()
+    table = parsed((tmp_path / "runs" / "overlap-full" / "results.md").read_text())
+    assert [table[row]["runs"] for row in ("too-little", "right")] == ["0", "1"]
+    assert float(table["right"]["rate E KL"]) > 0 and table["too-little"]["rate E KL"] == "–"
+
+
+def test_where_no_run_finished_there_is_a_table_and_no_picture(short, tmp_path, monkeypatch):
+    def failing(config, out=None, **how):
+        raise FloatingPointError("the loss must be finite")
+
+    monkeypatch.setattr(runs, "train", failing)
+    assert short("overlap").exit_code == 1
+    folder = tmp_path / "runs" / "overlap-full"
+    assert "No run has finished." in (folder / "results.md").read_text()
+    assert not list(folder.glob("*.png"))
+
+
+def test_it_goes_on_on_another_device(short, tmp_path, without_figures):
+    assert short("overlap", "--device", "cpu", "--seeds", 1).exit_code == 0
+    again = short("overlap", "--device", "auto", "--seeds", 1)
+    assert again.exit_code == 0 and "0 runs to train, 2 finished before" in again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("celeba", "--data-dir", "none"), "celeba: .*must"),
+        (("mnist-objectives", "--data-dir", "none"), "mnist: none/MNIST/raw must hold"),
+        (("dsprites-capacity", "--data-dir", "none"), "dsprites: data_dir must be left out"),
+        (("overlap", "--device", "cuda:99"), "--device cuda:99 must be"),
+        (("overlap", "--seeds", 10**12), "there must be 1 to 10,000 runs"),
+    ],
+)
+def test_bad_input_is_refused_before_any_run(short, arguments, sentence, tmp_path):
+    result = short(*arguments)
+    assert result.exit_code == 2
+    assert re.search(sentence, " ".join(result.output.split())), result.output
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -161,6 +201,7 @@ def test_pictures_of_images(name, figures, tmp_path, monkeypatch):
 def test_a_value_is_a_mean_over_runs_that_all_have_it():
     two = Outcome("x", None, [], [{"kl": 1.0, "nmi": 1.0}, {"kl": 2.0}])
     assert two.value("kl") == (1.5, 0.5) and two.value("nmi") is None
+    assert Outcome("x", None, [], [{"kl": 1.0}, {"kl": math.nan}]).value("kl") is None
     one = Outcome("x", None, [], [{"kl": 1.0}])
     assert one.value("kl") == (1.0, None) and Outcome("x", None, [], []).value("kl") is None
 

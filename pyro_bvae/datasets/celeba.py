@@ -91,7 +91,13 @@ def _read_split(folder: Path) -> tuple[list[str], np.ndarray]:
             f"{len(table)} lines, or others. Fetch it again from {_PAGE}."
         )
     # Only what a listing shows is opened: a name in the file may be a path to anywhere.
-    there = set(os.listdir(folder / _IMAGES))
+    try:
+        there = set(os.listdir(folder / _IMAGES))
+    except OSError as error:
+        raise ValueError(
+            f"{folder / _IMAGES}: it must be a folder that can be read; got {type(error).__name__}. "
+            f"Unpack {_IMAGES}.zip there."
+        ) from error
     missing = [name for name, _ in table if name not in there]
     if missing:
         raise ValueError(

@@ -64,6 +64,8 @@ def _write(images: ImageFiles, cache: Path) -> bool:
             np.lib.format.write_array_header_1_0(file, header)
             for rows in pool.map(images.__getitem__, chunks):
                 file.write(rows.data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, cache)
     except OSError:
         return False

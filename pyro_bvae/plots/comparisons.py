@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -63,29 +64,24 @@ def against(
     lines = [points for kinds in panels.values() for points in kinds.values()]
     require(bool(lines) and all(lines), "panels", "not be empty", f"{len(lines)} lines")
     places = sorted({point[0] for points in lines for point in points})
+    names = list(dict.fromkeys(name for kinds in panels.values() for name in kinds))
+    shown = {}
     figure = Figure(figsize=(3.1 * len(panels), 2.9), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, kinds) in zip(axes, panels.items(), strict=True):
-        for k, (name, points) in enumerate(kinds.items()):
+        for name, points in kinds.items():
             value, measure, error = checked(name, np.array(points, float), 2).T
             x = np.searchsorted(places, value)
-            ax.errorbar(
-                x,
-                measure,
-                error,
-                fmt="o-",
-                color=PALETTE[k % 6],
-                ms=5,
-                lw=1.3,
-                capsize=2,
-                label=name,
+            color = PALETTE[names.index(name) % 6]
+            bars = error if error.any() else None
+            shown[name] = ax.errorbar(
+                x, measure, bars, fmt="o-", color=color, ms=5, lw=1.3, capsize=2
             )
         ax.set_xticks(range(len(places)), [f"{place:g}" for place in places])
         ax.set(xlabel=option, title=title, xlim=(-0.3, len(places) - 0.7))
         ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
-    )
+    where: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "fontsize": 8}
+    figure.legend(list(shown.values()), list(shown), **where)
     return figure
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..config import Config
 from ..sweep import Sweep
+from ..sweep.reading import check_count
 from .reading import Recipe
 
 
@@ -21,13 +22,14 @@ def experiment_sweep(recipe: Recipe, seeds: int | None = None, **changed: Any) -
         changed: options of all runs that hang on the machine: data_dir, device, download.
 
     Raises:
-        ValueError, TypeError: ``seeds`` is not a whole number of at least 1.
+        ValueError, TypeError: ``seeds`` is not a whole number of at least 1, or makes too many runs.
     """
     n = recipe.seeds if seeds is None else seeds
     if isinstance(n, bool) or not isinstance(n, int):
         raise TypeError(f"--seeds must be a whole number; got {n!r}.")
     if n < 1:
         raise ValueError(f"--seeds must be at least 1; got {n}.")
+    check_count(n * len(recipe.settings))
     settings = [dataclasses.replace(c, **changed) for c in recipe.settings.values()]
     configs = (dataclasses.replace(c, seed=c.seed + i) for c in settings for i in range(n))
     return Sweep(tuple(configs), varied_options(settings))

@@ -32,7 +32,7 @@ class Recipe:
         baselines: rows of the table for codes that are not learned.
         figures: pictures of all settings.
         run_figures: pictures of single runs that are shown too, the first run of each setting.
-        published: by row and column, a value and its standard error or None; nats and shares, as ours.
+        published: by row and column, a value and what stands after ±, or None; nats and shares, as ours.
     """
 
     name: str
@@ -130,7 +130,7 @@ def _parse(name: str) -> dict[str, Any]:
 
 
 def _value(entry: float | list[float]) -> tuple[float, float | None]:
-    """``76.72``, or ``[0.99, 0.01]`` with its standard error."""
+    """``76.72``, or ``[0.99, 0.01]`` for .99 ± .01."""
     return (entry[0], entry[1]) if isinstance(entry, list) else (entry, None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +33,8 @@ def write_results(recipe: Recipe, outcomes: Sequence[Outcome], out: Path) -> Pat
     for name in recipe.figures:
         target = out / f"{name}.png"
         figure = FIGURES[name](recipe, outcomes)
+        if figure is None:  # no run has what it shows
+            continue
         with replacing(target) as temporary:
             save_png(figure, temporary)
         pictures.append((target.name, name.replace("-", " ")))
@@ -42,7 +43,8 @@ def write_results(recipe: Recipe, outcomes: Sequence[Outcome], out: Path) -> Pat
             source = outcome.runs[0] / "figures" / f"{name}.png" if outcome.runs else None
             if source is not None and source.exists():
                 target = out / f"{outcome.name}-{name.replace('_', '-')}.png"
-                shutil.copyfile(source, target)
+                with replacing(target) as temporary:
+                    shutil.copyfile(source, temporary)
                 pictures.append((target.name, f"{outcome.name}: {name.replace('_', ' ')}"))
     page = out / "results.md"
     with replacing(page) as temporary:
@@ -64,7 +66,8 @@ def results_table(recipe: Recipe, outcomes: Sequence[Outcome]) -> list[list[str]
         head += [label(column), *(["published"] if column in beside else [])]
     lines = [head]
     for outcome in outcomes:
-        line = [outcome.name, str(len(outcome.numbers)) if outcome.numbers else "not ours"]
+        ours = outcome.numbers or outcome.name in (*recipe.settings, *recipe.baselines)
+        line = [outcome.name, str(len(outcome.numbers)) if ours else "not ours"]
         for column in columns:
             value = outcome.value(column)
             line.append("–" if value is None else number(*value))
@@ -89,11 +92,17 @@ def _page(recipe: Recipe, outcomes: Sequence[Outcome], pictures: Sequence[tuple[
             f"{_settings(recipe)}\n",
             *("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table),
             "",
-            f"Means ± standard errors over seeds, nats per example, on the {recipe.on} rows.",
+            f"{_error(seeds)}; nats per example, on the {recipe.on} rows.",
             f"{recipe.note.strip()}\n",
             *shown,
         ]
     )  # fmt: skip
+
+
+def _error(seeds: int) -> str:
+    if seeds > 1:
+        return "Ours: means ± standard errors over seeds"
+    return "Ours: one run a setting, so no standard errors"
 
 
 def _made(outcomes: Sequence[Outcome]) -> str:
@@ -103,15 +112,16 @@ def _made(outcomes: Sequence[Outcome]) -> str:
         return "No run has finished."
     about = [read_json(path / "environment.json") for path in runs]
     seconds = [read_json(path / "metrics.json")["training_seconds"] for path in runs]
-    first = about[0]
-    days = sorted({str(each["started"])[:10] for each in about})
-    where = (
-        first["gpu"] or f"{first['device']} ({platform.machine()}), {first['threads']} thread a run"
-    )
-    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    parts = [each for one in about for each in (one, *one.get("resumed", []))]
+    days = sorted({str(each["started"])[:10] for each in parts})
+    where = {
+        f"{each['gpu'] or each['device'] + ', threads: ' + str(each['threads'])}, torch {each['torch']}, "
+        f"Pyro {each['pyro']}"
+        for each in parts
+    }
     return (
-        f"{len(runs)} runs, {min(seconds):,.0f} to {max(seconds):,.0f} s of training each, on {where}, "
-        f"torch {first['torch']}, Pyro {first['pyro']}, {when}."
+        f"Runs: {len(runs)}; seconds of training: {min(seconds):,.0f} to {max(seconds):,.0f} each; "
+        f"on {' and on '.join(sorted(where))}; {' to '.join(dict.fromkeys((days[0], days[-1])))}."
     )
 
 
@@ -119,19 +129,20 @@ def _settings(recipe: Recipe) -> str:
     """What all settings share and is no default, then what each changes."""
     settings = recipe.settings
     varied = varied_options(settings.values())
-    default = Config()
 
-    def said(config: Config, names: Sequence[str]) -> str:
+    def said(config: Config, names: Sequence[str], default: Config | None) -> str:
         return ", ".join(
             f"{name} {_text(getattr(config, name))}"
             for name in names
-            if getattr(config, name) != getattr(default, name)
+            if getattr(config, name) not in (default and getattr(default, name), {})
         )
 
     first = next(iter(settings.values()))
     names = [n for n in Config.__dataclass_fields__ if n not in (*varied, *_OF_THE_MACHINE)]
-    rows = [f"- {row}: {said(config, varied) or 'as above'}" for row, config in settings.items()]
-    return f"Settings, all: {said(first, names)}.\n\n" + "\n".join(rows)
+    rows = [
+        f"- {row}: {said(config, varied, None) or 'as above'}" for row, config in settings.items()
+    ]
+    return f"Settings, all: {said(first, names, Config())}.\n\n" + "\n".join(rows)
 
 
 def _text(value: Any) -> str:

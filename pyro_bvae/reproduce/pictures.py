@@ -37,7 +37,7 @@ def _densities(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
         with evaluating(run.vae, seed=0):
             codes = encode_data(run.vae, data, make_transform(run.config))
         panels.append((outcome.name, codes.loc.numpy(), codes.scale.numpy()))
-    return plots.density_grid(panels, 4)
+    return plots.density_grid(panels, 4) if panels else None
 
 
 def _reconstructions(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
@@ -54,8 +54,12 @@ def _reconstructions(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
             p_x = run.vae.p_x(torch.as_tensor(loc, device=device), given)
         if not rows:
             rows, names = [x], ["data"]
+        elif not np.array_equal(x, rows[0]):  # of another seed, where an earlier one failed
+            continue
         rows.append(p_x.mean.cpu().numpy())
         names.append(outcome.name)
+    if not rows:
+        return None
     return plots.traversals(np.stack(rows), names, title="held-out data and reconstructions")
 
 
@@ -73,32 +77,46 @@ def _against_alpha(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
             # fewer than two latents that move have no sparsity
             if points := [(alpha, *_pair(value)) for alpha, value in found if value is not None]:
                 panels.setdefault(label(column), {})[name] = points
-    return plots.against(panels, "α")
+    nulls = [
+        (o.config.alpha, *_pair(value))
+        for o in _trained(outcomes)
+        if o.config is not None and (value := o.value("hoyer_null")) is not None
+    ]
+    # It hangs on how many latents move: one line for all only where all have as many.
+    if nulls and np.ptp([value for _, value, _ in nulls]) < 0.005:
+        panels[label("hoyer")][label("hoyer_null")] = sorted(nulls)
+    return plots.against(panels, "α") if panels else None
 
 
 def _score_against_distortion(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
-    points = [
-        (o.name, _pair(o.value("distortion")), _pair(o.value("scores.factor-vae-score")))
-        for o in _trained(outcomes)
-    ]
-    return plots.scores(points, label("distortion"), label("scores.factor-vae-score"))
+    names = "distortion", "scores.factor-vae-score"
+    pairs = {o.name: _pairs(o, names) for o in _trained(outcomes)}
+    points = [(name, found[0], found[1]) for name, found in pairs.items() if found]
+    return plots.scores(points, *map(label, names)) if points else None
 
 
 def _rate_distortion(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
     points = []
     for outcome in _trained(outcomes):
-        (rate, rate_se), (distortion, se) = (_pair(outcome.value(c)) for c in ("kl", "distortion"))
-        points.append((outcome.name, rate, distortion, rate_se, se))
-    return plots.rate_distortion(points, recipe.title)
+        if pairs := _pairs(outcome, ("kl", "distortion")):
+            (rate, rate_se), (distortion, se) = pairs
+            points.append((outcome.name, rate, distortion, rate_se, se))
+    return plots.rate_distortion(points, recipe.title) if points else None
 
 
 def _trained(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.runs]
 
 
-def _pair(value: tuple[float, float | None] | None) -> tuple[float, float]:
-    """As plots take it: NaN where there is no value, no error bar where there is no error."""
-    return (np.nan, 0.0) if value is None else (value[0], value[1] or 0.0)
+def _pair(value: tuple[float, float | None]) -> tuple[float, float]:
+    """As plots take it: no error bar where there is no error."""
+    return value[0], value[1] or 0.0
+
+
+def _pairs(outcome: Outcome, names: Sequence[str]) -> list[tuple[float, float]]:
+    """Of each column; none at all where one has no value."""
+    found = [outcome.value(name) for name in names]
+    return [_pair(value) for value in found if value is not None] if all(found) else []
 
 
 FIGURES: dict[str, Callable[[Recipe, Sequence[Outcome]], Any]] = {

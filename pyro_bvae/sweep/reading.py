@@ -42,7 +42,7 @@ class Sweep:
     varied: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_count(len(self.configs))
+        check_count(len(self.configs))
         for name in self.varied:
             _check_option(name)
         seen = Counter(_canonical(config) for config in self.configs)
@@ -79,7 +79,7 @@ def over_seeds(config: Config, n: int) -> Sweep:
     """
     if isinstance(n, bool) or not isinstance(n, int):
         raise TypeError(f"over_seeds: n must be a whole number; got {n!r}.")
-    _check_count(n)
+    check_count(n)
     return Sweep(tuple(_replace(config, seed=config.seed + i) for i in range(n)))
 
 
@@ -107,7 +107,7 @@ def read_sweep(path: str | Path) -> Sweep:
     try:
         values = _parse(path)
         settings = _settings(values)
-        _check_count(len(settings) * _n_seeds(values.get("seeds", 1)))
+        check_count(len(settings) * _n_seeds(values.get("seeds", 1)))
         names = list(dict.fromkeys(name for setting in settings for name in setting))
         shared = values.get("config", {})
         configs = [_config(shared, {**s, **seed}) for s in settings for seed in _seeds(values, s)]
@@ -199,7 +199,7 @@ def _settings(values: dict[str, Any]) -> list[dict[str, Any]]:
             )
         if not choices:
             raise ValueError(f"[grid] {name} must hold at least one value; got []. Leave it out.")
-    _check_count(math.prod(map(len, grid.values())))
+    check_count(math.prod(map(len, grid.values())))
     return [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
 
 
@@ -213,7 +213,7 @@ def _listed(tables: Any) -> list[dict[str, Any]]:
     for table in tables:
         for name in table:
             _check_option(name)
-    _check_count(len(tables))
+    check_count(len(tables))
     return tables
 
 
@@ -275,7 +275,8 @@ def _check_option(name: str) -> None:
         Config.from_dict({name: None})  # raises, with the name it takes for the one meant
 
 
-def _check_count(n: int) -> None:
+def check_count(n: int) -> None:
+    """Refuse more runs than a sweep may have, before they are made."""
     if not 1 <= n <= MOST_RUNS:
         raise ValueError(
             f"Sweep: there must be 1 to {MOST_RUNS:,} runs; got {n:,}. Split it, or leave values out."

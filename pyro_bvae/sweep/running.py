@@ -18,6 +18,7 @@ from .workers import Task, train_all
 
 _OFTEN = 200  # rows; of more, sweep.csv is written every _SECONDS and at the end
 _SECONDS = 10.0
+_OF_THE_MACHINE = ("device", "data_dir", "download")
 
 
 def run_sweep(
@@ -175,11 +176,17 @@ def _check_same(path: Path, sweep: Sweep) -> None:
         ) from error
     here = dict(zip(sweep.names(), sweep.configs, strict=True))
     both = set(here) & set(there)
-    if not both or any(here[name] != there[name] for name in both):
+    if not both or any(_of_model(here[name]) != _of_model(there[name]) for name in both):
         raise ValueError(
             f"run_sweep: {path.parent} must be new, empty or of a sweep that this one extends; it holds "
             "another, as its sweep.json says. Choose another --out."
         )
+
+
+def _of_model(config: Config) -> dict[str, Any]:
+    """The options but for those of the machine: a sweep may go on elsewhere."""
+    values = dataclasses.asdict(config)
+    return {name: value for name, value in values.items() if name not in _OF_THE_MACHINE}
 
 
 def _standing(path: Path, config: Config) -> Row:
@@ -192,7 +199,7 @@ def _standing(path: Path, config: Config) -> Row:
         there = Config.from_dict(read_json(path / "config.json"))
     except (ValueError, TypeError) as error:
         raise ValueError(f"run_sweep: {path} must be a run of this sweep; {error}") from error
-    for name, value in dataclasses.asdict(row.config).items():
+    for name, value in _of_model(row.config).items():
         # What is left open here was settled when the run began.
         if value is not None and getattr(there, name) != value:
             raise ValueError(

@@ -76,7 +76,8 @@ def work(name: str, config: dict[str, Any], path: str, trust: bool) -> dict[str,
         while True:
             try:
                 if (Path(path) / "config.json").exists():
-                    metrics = resume(path, trust=trust).metrics
+                    where = {"device": config["device"], "data_dir": config["data_dir"]}
+                    metrics = resume(path, trust=trust, **where).metrics
                 else:
                     metrics = train(Config.from_dict(config), path).metrics
             except BlockingIOError as raised:
