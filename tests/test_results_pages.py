@@ -17,7 +17,7 @@ KILOBYTES = 200
 def test_a_page_says_how_it_was_made(page):
     text = page.read_text(encoding="utf-8")
     command = re.search(
-        r"^    (pyro-bvae reproduce|python examples/)(\S*) ?(.*)$", text, re.MULTILINE
+        r"^    (pyro-bvae reproduce |python examples/)(\S*) ?(.*)$", text, re.MULTILINE
     )
     if command[1].startswith("pyro-bvae"):
         scale = re.search(r"--scale (\w+)", command[3])[1]
