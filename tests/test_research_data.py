@@ -331,7 +331,7 @@ def unwritable(monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)
 
 
-def check_chairs(parts, side):
+def assert_chairs(parts, side):
     x, factors, names = whole(parts)
     assert names == ("model", "elevation", "azimuth") and x.shape == (18, 3, side, side)
     assert np.array_equal(factors, combinations((3, 2, 3)))
@@ -344,9 +344,9 @@ def test_3d_chairs(showroom):
     parts = load_dataset("3d-chairs", data_dir=showroom, test_fraction=0.3)
     cache = showroom / "rendered_chairs" / "chairs-64.npy"
     assert [len(part) for part in parts] == [13, 5] and not parts[0].resident
-    check_chairs(parts, 64)
+    assert_chairs(parts, 64)
     assert np.load(cache).shape == (18, 3, 64, 64)
-    check_chairs(load_dataset("3d-chairs", data_dir=showroom, image_size=32), 32)
+    assert_chairs(load_dataset("3d-chairs", data_dir=showroom, image_size=32), 32)
     left = sorted(p.name for p in cache.parent.iterdir() if not p.is_dir())
     assert left == ["all_chair_names.mat", "chairs-32.npy", "chairs-64.npy"]
 
@@ -372,7 +372,7 @@ def test_decoded_images_are_read_from_their_file(showroom, monkeypatch):
     load_dataset("3d-chairs", data_dir=showroom)
     monkeypatch.setattr(decoded, "_write", lambda *args: pytest.fail("decoded again"))
     monkeypatch.setattr(decoded.ImageFiles, "__getitem__", lambda *args: pytest.fail("decoded"))
-    check_chairs(load_dataset("3d-chairs", data_dir=showroom), 64)
+    assert_chairs(load_dataset("3d-chairs", data_dir=showroom), 64)
 
 
 @pytest.mark.parametrize("damage", ["fewer", "another type", "cut", "no numpy"])
@@ -387,17 +387,17 @@ def test_a_file_of_other_images_is_written_anew(showroom, damage):
         os.truncate(cache, 5000)
     else:
         cache.write_bytes(b"no numpy")
-    check_chairs(load_dataset("3d-chairs", data_dir=showroom), 64)
+    assert_chairs(load_dataset("3d-chairs", data_dir=showroom), 64)
     assert len(np.load(cache)) == 18
 
 
 def test_chunks_of_decoded_images_keep_their_order(showroom, monkeypatch):
     monkeypatch.setattr(decoded, "_CHUNK", 4)
-    check_chairs(load_dataset("3d-chairs", data_dir=showroom), 64)
+    assert_chairs(load_dataset("3d-chairs", data_dir=showroom), 64)
 
 
 def test_images_in_a_folder_that_cannot_be_written(showroom, unwritable):
-    check_chairs(load_dataset("3d-chairs", data_dir=showroom), 64)
+    assert_chairs(load_dataset("3d-chairs", data_dir=showroom), 64)
     assert not list(showroom.rglob("*.npy*"))
 
 
@@ -406,7 +406,7 @@ def test_a_disk_is_not_filled(showroom, monkeypatch):
     for free, written in ((2 * needed - 1, False), (2 * needed, True)):
         usage = SimpleNamespace(free=free)
         monkeypatch.setattr(decoded.shutil, "disk_usage", lambda path, usage=usage: usage)
-        check_chairs(load_dataset("3d-chairs", data_dir=showroom), 64)
+        assert_chairs(load_dataset("3d-chairs", data_dir=showroom), 64)
         assert bool(list(showroom.rglob("*.npy"))) == written
 
 

@@ -84,7 +84,7 @@ def _against_alpha(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
     ]
     # It hangs on how many latents move: one line for all only where all have as many.
     if nulls and np.ptp([value for _, value, _ in nulls]) < 0.005:
-        panels[label("hoyer")][label("hoyer_null")] = sorted(nulls)
+        panels.setdefault(label("hoyer"), {})[label("hoyer_null")] = sorted(nulls)
     return plots.against(panels, "α") if panels else None
 
 
