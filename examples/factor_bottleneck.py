@@ -6,8 +6,8 @@ orientation two (sine and cosine), scale and the two positions one each. The dec
 Trained to maximise E log p(x|z) - gamma |KL - C| while C rises from 0, the code takes first what lowers the
 reconstruction loss most per nat. Its KL is exact: a factor's values are equally frequent on the grid.
 
-    python examples/factor_bottleneck.py                           half an hour: factor_bottleneck.png, .csv
-    python examples/factor_bottleneck.py --steps 200               whether it runs, in half a minute
+    python examples/factor_bottleneck.py                           under an hour: factor_bottleneck.png, .csv
+    python examples/factor_bottleneck.py --steps 200               whether it runs, in a minute
     python examples/factor_bottleneck.py --encoder mlp             a small network a factor in place of a_k, s_k
 
 Give it the steps: where C rises faster than the decoder learns, as in 2,000 steps to 25 nats, all KLs rise
