@@ -10,29 +10,32 @@ import threading
 from types import FrameType
 from typing import Any
 
-# mallopt's parameters, as malloc.h of glibc numbers them, and their values in bytes.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc refuses more
-_KEPT = 1 << 30
+# By the variable that glibc reads when a process starts: mallopt's number of it in malloc.h, and bytes.
+_ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": (-3, 32 << 20),  # glibc refuses more
+    "MALLOC_TRIM_THRESHOLD_": (-1, 1 << 30),
+}
 
 
 def tune_allocator() -> None:
     """Let glibc keep freed memory for the next step, instead of returning it to the kernel.
 
-    By default each large tensor is mapped anew, and every page of it faults again, at every step. Whoever
+    By default each large tensor is mapped anew, and every page of it faults again, at every step. The
+    processes that this one starts, such as those of --jobs, are told by their environment. Whoever
     tunes malloc by the environment, or preloads another one, is left alone; so is another C library.
 
     References: https://man7.org/linux/man-pages/man3/mallopt.3.html
     """
-    own = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+    own = ("GLIBC_TUNABLES", "MALLOC_TOP_PAD_", *_ALLOCATOR)
     preloaded = "malloc" in os.environ.get("LD_PRELOAD", "")  # jemalloc, tcmalloc, mimalloc
     if sys.platform != "linux" or preloaded or any(name in os.environ for name in own):
         return
     try:
         libc = ctypes.CDLL(None)
         if hasattr(libc, "gnu_get_libc_version"):  # musl has no mallopt worth the name
-            libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-            libc.mallopt(_TRIM_THRESHOLD, _KEPT)
+            for name, (number, size) in _ALLOCATOR.items():
+                libc.mallopt(number, size)
+                os.environ[name] = str(size)
     except (OSError, AttributeError):
         return
 

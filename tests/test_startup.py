@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib
+import os
 import subprocess
 import sys
 
@@ -117,10 +118,10 @@ class Glibc:
 
 @pytest.fixture
 def untuned(monkeypatch):
-    for name in ("GLIBC_TUNABLES", "LD_PRELOAD"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("MMAP_THRESHOLD", "TRIM_THRESHOLD", "TOP_PAD"):
-        monkeypatch.delenv(f"MALLOC_{name}_", raising=False)
+    names = [f"MALLOC_{name}_" for name in ("MMAP_THRESHOLD", "TRIM_THRESHOLD", "TOP_PAD")]
+    for name in ("GLIBC_TUNABLES", "LD_PRELOAD", *names):
+        monkeypatch.setenv(name, "")  # so that what a test leaves there is put back
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -134,6 +135,28 @@ def libc(untuned, monkeypatch):
 def test_freed_memory_is_kept(libc):
     process.tune_allocator()
     assert libc.set == [(-3, 33_554_432), (-1, 1_073_741_824)]
+
+
+def new_pages(environ):
+    """Pages that a process newly maps while it makes and drops an array of 8 MB twenty times."""
+    code = (
+        "import resource, numpy as np\n"
+        "x = np.ones(1 << 20); x + 1\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(20): x + 1\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_processes_that_the_command_starts_keep_theirs_too(libc, monkeypatch):
+    process.tune_allocator()
+    tuned = dict(os.environ)
+    assert new_pages(tuned) < 100
+    del tuned["MALLOC_TRIM_THRESHOLD_"]  # one of the two alone: what is freed is given back
+    assert new_pages(tuned) > 1000
 
 
 @pytest.mark.parametrize(
