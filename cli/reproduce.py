@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ from .process import Signals, choose_threads, tune_allocator
 @click.option(
     "--data-dir",
     type=click.Path(),
-    help="Folder holding the data sets [default: $PYRO_BVAE_DATA, else ./data].",
+    help="Folder holding the data sets, for those that lie in files [default: $PYRO_BVAE_DATA, else ./data].",
 )
 @click.option(
-    "--download", is_flag=True, help="Fetch the data set into the data folder where it is missing."
+    "--download",
+    is_flag=True,
+    help="Fetch the data set into the data folder where it is missing, and where its source allows it.",
 )
 def command(
     experiment: str,
@@ -63,8 +66,11 @@ def command(
         from pyro_bvae.sweep.running import check, plan
 
         recipe = read_recipe(experiment, scale)
-        sweep = experiment_sweep(recipe, seeds, device=device, data_dir=data_dir, download=download)
-        find_loader(sweep.configs[0].dataset)
+        _, loader = find_loader(next(iter(recipe.settings.values())).dataset)
+        given = {"data_dir": data_dir, "download": download}
+        # The recipe chose the data: one line of options serves those made or drawn here too.
+        taken = {k: given[k] for k in given if k in inspect.signature(loader).parameters}
+        sweep = experiment_sweep(recipe, seeds, device=device, **taken)
         check(sweep, jobs, 2, False)
         folder = Path(out) if out else Path("runs") / f"{experiment}-{scale}"
         before = plan(sweep, folder)

@@ -204,6 +204,7 @@ def train(
         if step % max(1, args.steps // 100) == 0 or step == args.steps:
             images = held_out if step == args.steps else few
             rows.append(measure(net, images, step, objective.capacity))
+            write_rows(Path(args.out).with_suffix(".csv"), rows)  # an interruption leaves them
         if step in shown:
             drawn = reconstructions(net, features(test, examples))
             pictures[f"C = {objective.capacity:.3g}"] = drawn
@@ -215,6 +216,13 @@ def train(
                 flush=True,
             )
     return rows, pictures
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def pick(data: Data) -> np.ndarray:
@@ -277,6 +285,8 @@ def main() -> None:
     parser.add_argument("--out", default="factor_bottleneck.png", help="the .csv goes beside it")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
     rows, pictures = train(args, *load_dataset("dsprites"))
 
     first = thresholds(rows)
@@ -286,11 +296,6 @@ def main() -> None:
     print(f"all          {'':14} {rows[-1]['kl']:22.2f}   of C = {args.capacity:g}")
     print(f"held-out reconstruction loss {rows[-1]['reconstruction']:.1f} nats an image")
 
-    out = Path(args.out)
-    with out.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
     title = f"dSprites, {args.encoder} guide on the factors, γ = {args.gamma:g}, {args.steps} steps"
     draw(rows, pictures, title).savefig(out, dpi=150)
     print(f"Wrote {out} and {out.with_suffix('.csv')}")

@@ -81,8 +81,16 @@ def test_fashion_mnist(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("arguments", [(), ("--penalty", "relu"), ("--reduction", "example")])
 def test_mnist_capacity(arguments, tmp_path, monkeypatch, capsys):
     images(monkeypatch, "build")
-    out = tmp_path / "capacity.png"
-    everything = (*arguments, "--epochs", 1, "--out", out)
-    run("mnist_capacity.py", *everything, monkeypatch=monkeypatch)
+    out, gif = tmp_path / "capacity.png", tmp_path / "latents.gif"
+    everything = (*arguments, "--epochs", 1, "--out", out, "--gif", gif)
+    scope = run("mnist_capacity.py", *everything, monkeypatch=monkeypatch)
     assert "KL" in capsys.readouterr().out
     picture(out)
+    with Image.open(gif) as drawn:
+        assert np.asarray(drawn.convert("L")).std() > 5
+    frames = [
+        Image.new("RGB", size, color) for size, color in (((50, 40), "red"), ((52, 40), "white"))
+    ]
+    scope["write_gif"](gif, frames)
+    with Image.open(gif) as moving:
+        assert (moving.n_frames, moving.size) == (2, (52, 40))  # layouts differ by a pixel or two

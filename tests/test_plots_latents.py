@@ -129,6 +129,12 @@ def test_kl_per_latent_stands_against_the_capacity_while_it_rises():
     ends = [tuple(o.get_xydata()[0]) for o in ax.lines if o.get_marker() == "o"]
     assert (12, 70) in ends  # the last record's value, at C's largest
     assert ax.get_xlabel().startswith("C (nats)")
+    # C is as good as risen at step 40: the next record, long after it, would stand above that one
+    risen = [row | {"capacity": min(row["step"] / 40, 1) * 11.95} for row in kl_history()]
+    risen[-1]["capacity"] = 12.0
+    (ax,) = draw(plots.kl_per_latent(risen)).axes
+    line = next(line for line in ax.lines if line.get_label() == "z13")
+    np.testing.assert_allclose(line.get_xdata(), [5.975, 11.95])
     flat = [row | {"capacity": 5.0} for row in kl_history()]
     assert plots.kl_per_latent(flat).axes[0].get_xlabel() == "step"
 

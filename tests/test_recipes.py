@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from pyro_bvae.cli.main import main
 
-from pyro_bvae import Config, config, runs
+from pyro_bvae import config, runs
 from pyro_bvae.build import load
 from pyro_bvae.datasets import DATASETS, Data
 from pyro_bvae.recipes import SCALES, experiment_sweep, read_recipe, read_setting, recipe_names
@@ -32,7 +32,7 @@ def test_each_experiment_of_the_mission_has_its_file():
     assert set(NAMES) == {
         "mnist-objectives", "dsprites-objectives", "dsprites-higgins", "mnist-conditional", "dsprites-capacity",
         "chairs", "celeba", "spirals-clustering", "fashion-sparsity", "dsprites-independence", "overlap",
-        "rate-distortion",
+        "rate-distortion", "mnist-manifold",
     }  # fmt: skip
 
 
@@ -52,7 +52,8 @@ def test_a_recipe_says_what_it_is(name, scale):
     for cells in recipe.published.values():
         assert set(cells) <= set(recipe.columns)
     for setting in recipe.settings.values():
-        assert setting.dataset in DATASETS and setting.beta_warmup in (0, Config.beta_warmup)
+        assert setting.dataset in DATASETS
+        assert setting.beta_warmup == 0 or setting.gamma is not None  # ours, not the publications'
     every = experiment_sweep(recipe)
     assert len(every.configs) == recipe.seeds * len(recipe.settings)
 
@@ -99,7 +100,23 @@ def test_settings_are_those_of_the_publications():
     )
     student = read_setting("dsprites-independence/student-t-beta-4").resolved()
     assert (student.prior_args, student.epochs, student.network) == ({"df": 9}, 20, "higgins64")
-    assert read_setting("mnist-conditional").beta == 4  # the first of its settings
+    pca = read_setting("dsprites-independence/pca-learned-beta-2").resolved()
+    assert (pca.lr, pca.amsgrad, pca.batch_size, pca.latent_dim) == (5e-4, True, 64, 10)
+    assert (pca.prior, pca.prior_args, pca.beta) == ("pca", {"learned": True}, 2)
+    burgess = read_setting("dsprites-capacity/gamma-1000").resolved()
+    assert (burgess.gamma, burgess.capacity, burgess.steps, burgess.latent_dim) == (
+        1000,
+        25,
+        100_000,
+        10,
+    )
+    assert (burgess.capacity_ramp, burgess.network, burgess.penalty) == (1, "burgess", "absolute")
+    chairs, celeba = read_recipe("chairs").settings, read_recipe("celeba").settings
+    assert {(c.beta, c.latent_dim) for c in chairs.values()} == {(4, 10), (4, 16)}
+    assert {(c.beta, c.latent_dim) for c in celeba.values()} == {(10, 10), (10, 32)}
+    assert {c.prior for c in read_recipe("overlap").settings.values()} == {"cross"}
+    first = read_setting("mnist-conditional")  # where no setting is named
+    assert (first.conditional, first.gamma, first.capacity) == (True, 100, 20)
 
 
 def test_a_small_scale_changes_what_it_says_and_nothing_else():

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 from pyro_bvae.cli.main import main
 
-from pyro_bvae import recipes, runs
+from pyro_bvae import recipes, reproduce, runs
 from pyro_bvae.datasets import Data, render_dsprites
 from pyro_bvae.datasets.dsprites import FACTORS, N_IMAGES, SIZES
 from pyro_bvae.recipes import experiment_sweep, read_recipe, read_setting
@@ -107,12 +107,64 @@ def test_it_goes_on_on_another_device(short, tmp_path, without_figures):
     assert again.exit_code == 0 and "0 runs to train, 2 finished before" in again.output
 
 
+def test_a_data_folder_is_no_matter_to_data_made_here(short, without_figures):
+    assert short("overlap", "--data-dir", "none", "--download", "--seeds", 1).exit_code == 0
+
+
+def test_an_interruption_while_measuring_keeps_what_was_measured(
+    short, tmp_path, monkeypatch, without_figures
+):
+    measure, measured = reproduce.measured.measure_run, []
+
+    def interrupted(path, *rest, **how):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(path)
+        return measure(path, *rest, **how)
+
+    monkeypatch.setattr(reproduce.measured, "measure_run", interrupted)
+    result = short("overlap")
+    assert result.exit_code == 130 and "keeps what was measured" in result.output
+    monkeypatch.setattr(reproduce.measured, "measure_run", measure)
+    again = short("overlap")
+    assert again.exit_code == 0 and again.output.count("Measuring") == 2
+    assert (tmp_path / "runs" / "overlap-full" / "results.md").is_file()
+
+
+def test_of_each_setting_the_median_run_is_drawn(short, tmp_path, monkeypatch, without_figures):
+    drawn = []
+    monkeypatch.setattr(
+        "pyro_bvae.plots.density_grid", lambda panels, columns: drawn.extend(panels)
+    )
+    assert short("overlap", "--seeds", 3).exit_code == 0
+    for name, folder in (("too-little", "beta-0_alpha-0.5"), ("right", "beta-0.5_alpha-3")):
+        files = [
+            tmp_path / f"runs/overlap-full/{folder}_seed-{s}/metrics-on-train.json"
+            for s in range(3)
+        ]
+        likelihoods = [json.loads(file.read_text())["log_px_z"] for file in files]
+        median = likelihoods.index(sorted(likelihoods)[1])
+        assert f"{name}, seed {median}" in [panel[0] for panel in drawn]
+
+
+def test_settings_name_what_is_not_the_same_and_no_capacity_where_there_is_none(tmp_path):
+    recipe = read_recipe("mnist-objectives")
+    page = write_results(recipe, [Outcome("vae", None, [], [])], tmp_path).read_text()
+    assert "- vae: beta 1\n- beta-4: beta 4\n" in page
+    assert (
+        "- capacity-relu: beta 1, gamma 100, capacity 20, capacity_ramp 0.2, penalty relu" in page
+    )
+    assert (
+        "- alpha-5: beta 0, alpha 5\n"
+        in write_results(read_recipe("spirals-clustering"), [], tmp_path).read_text()
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("celeba", "--data-dir", "none"), "celeba: .*must"),
         (("mnist-objectives", "--data-dir", "none"), "mnist: none/MNIST/raw must hold"),
-        (("dsprites-capacity", "--data-dir", "none"), "dsprites: data_dir must be left out"),
         (("overlap", "--device", "cuda:99"), "--device cuda:99 must be"),
         (("overlap", "--seeds", 10**12), "there must be 1 to 10,000 runs"),
     ],

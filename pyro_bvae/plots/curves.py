@@ -53,8 +53,8 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
 def kl_per_latent(history: Sequence[Mapping[str, Any]], most: int = 12) -> Figure:
     """Show the held-out KL of every latent over the training.
 
-    The x axis is the step, or C where that was scheduled: then the curves end where C stops
-    rising, and a dot is the value at the end of the training.
+    The x axis is the step, or C where that was scheduled: then the curves end where C has all but
+    stopped rising (99 %), and a dot is the value at the end of the training.
 
     Args:
         history: Records with `step`, `test_kl_z0`, `test_kl_z1`, ... (nats) and maybe `capacity`.
@@ -68,7 +68,8 @@ def kl_per_latent(history: Sequence[Mapping[str, Any]], most: int = 12) -> Figur
     ranked = sorted(lines, key=lambda k: -lines[k][1][-1])
     steps, capacity = _series(history, "capacity")
     ramp = len(np.unique(capacity)) > 1
-    end = steps[capacity.argmax()] if ramp else np.inf
+    # The record after the ramp may lie far behind it: at the same C, it would be a vertical line.
+    end = steps[(capacity >= 0.99 * capacity.max()).argmax()] if ramp else np.inf
     ax = Figure(figsize=(6.4, 4.2), layout="constrained").add_subplot()
     for rank, k in reversed(list(enumerate(ranked))):
         at, values = lines[k]

@@ -18,7 +18,7 @@ def class_means(codes: Array, labels: Array, class_names: Names | None = None) -
     Args:
         codes: `(n, latent_dim)`.
         labels: `(n,)`.
-        class_names: `class_names[label]` is shown instead of the (integer) label.
+        class_names: `class_names[label]` is shown instead of "class" and the (integer) label.
     """
     codes, labels, classes = checked("codes", codes, 2), np.asarray(labels), np.unique(labels)
     require(labels.shape == codes.shape[:1], "labels", f"be ({len(codes)},)", labels.shape)
@@ -29,8 +29,8 @@ def class_means(codes: Array, labels: Array, class_names: Names | None = None) -
     panels = figure.subplots(len(classes), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for ax, label in zip(panels, classes, strict=True):
         ax.bar(range(codes.shape[1]), np.abs(codes[labels == label]).mean(0), color=PALETTE[0])
-        name = str(label) if class_names is None else class_names[label]
-        ax.set_ylabel(name, rotation=0, ha="right", va="center")
+        name = f"class {label}" if class_names is None else class_names[label]
+        ax.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
         ax.spines[["top", "right"]].set_visible(False)
     panels[-1].set(xlabel="latent dimension", xlim=(-0.6, codes.shape[1] - 0.4))
     panels[-1].xaxis.get_major_locator().set_params(integer=True)

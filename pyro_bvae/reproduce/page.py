@@ -16,6 +16,7 @@ from .measured import Outcome, label
 from .pictures import FIGURES
 
 _OF_THE_MACHINE = ("data_dir", "device", "download", "seed")
+_OF_CAPACITY = ("capacity", "capacity_ramp", "penalty", "reduction")  # idle without gamma
 
 
 def write_results(recipe: Recipe, outcomes: Sequence[Outcome], out: Path) -> Path:
@@ -135,6 +136,7 @@ def _settings(recipe: Recipe) -> str:
             f"{name} {_text(getattr(config, name))}"
             for name in names
             if getattr(config, name) not in (default and getattr(default, name), {})
+            and (config.gamma is not None or name not in _OF_CAPACITY)
         )
 
     first = next(iter(settings.values()))
@@ -148,4 +150,4 @@ def _settings(recipe: Recipe) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={entry}" for key, entry in value.items())
-    return str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -30,13 +30,16 @@ def _compared(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
 
 
 def _densities(recipe: Recipe, outcomes: Sequence[Outcome]) -> Any:
+    """Of each setting the run whose first column is the median: the first may be the odd one out."""
     panels = []
     for outcome in _trained(outcomes):
-        run = load_run(outcome.runs[0])
+        ranked = np.argsort([run.get(recipe.columns[0], np.nan) for run in outcome.numbers])
+        run = load_run(outcome.runs[ranked[(len(ranked) - 1) // 2]])
         data = load(run.config)[recipe.on == "test"]
         with evaluating(run.vae, seed=0):
             codes = encode_data(run.vae, data, make_transform(run.config))
-        panels.append((outcome.name, codes.loc.numpy(), codes.scale.numpy()))
+        name = f"{outcome.name}, seed {run.config.seed}" if len(ranked) > 1 else outcome.name
+        panels.append((name, codes.loc.numpy(), codes.scale.numpy()))
     return plots.density_grid(panels, 4) if panels else None
 
 
