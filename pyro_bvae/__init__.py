@@ -43,6 +43,7 @@ _MODULES = (
     "plots",
     "report",
     "sweep",
+    "sklearn",
 )
 __all__ = [*_HOME, *_MODULES]  # noqa: PLE0604
 

@@ -72,6 +72,10 @@ MAY_IMPORT = {
     ),
     "report": ("", "writing", "config", "evaluation", "likelihoods", "networks", "plots", "traversal", "vae"),
     "sweep": ("config", "datasets", "evaluation", "report", "runs", "writing"),
+    "sklearn": (
+        "build", "config", "datasets", "divergences", "elbo", "likelihoods", "networks", "noise", "priors",
+        "training", "vae",
+    ),
     "recipes": ("config", "sweep"),
     "reproduce": (
         "build", "config", "evaluation", "figures", "measuring", "plots", "recipes", "report", "runs", "sweep",
@@ -124,6 +128,7 @@ PUBLIC = {
     "evaluation": "evaluate log_marginal",
     "svi": "CompiledSVI",
     "sweep": "Sweep read_sweep over_seeds run_sweep",
+    "sklearn": "DecompositionVAE",
 }
 
 

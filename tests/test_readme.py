@@ -16,6 +16,11 @@ COMMANDS = [
 CODE = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
+def code(having):
+    (block,) = [block for block in CODE if having in block]
+    return block
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_two_commands_stand_in_readme_and_ci(command):
     assert f"    {command}\n" in README.split("## ")[0]
@@ -43,14 +48,20 @@ def test_readme_prior_of_ones_own():
     from pyro_bvae.priors import check_prior
 
     scope: dict = {}
-    exec(CODE[1], scope)
+    exec(code("class Ring"), scope)
     assert check_prior(scope["Ring"](), 2).startswith("ok: integrates to")
+
+
+@pytest.mark.parametrize(("having", "last"), [("import METRICS", 0.8), ("DecompositionVAE", 0.85)])
+def test_readme_python_prints_scores_that_are_good(having, last, capsys):
+    exec(code(having), {})
+    assert last < float(capsys.readouterr().out.split()[0]) <= 1
 
 
 @pytest.mark.slow
 def test_readme_python_finds_the_four_clusters(tmp_path):
     script = tmp_path / "readme.py"
-    script.write_text(CODE[0])
+    script.write_text(code("DecompositionELBO(alpha"))
     metrics = runpy.run_path(str(script))["metrics"]
     assert metrics["components_used"] == 4
     assert metrics["purity"] >= 0.98
