@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "One page of a run, or of several side by side.",
     "traverse": "Move one latent at a time and see what changes.",
     "sample": "Draw from a trained model.",
+    "export": "Write encoder and decoder as ONNX.",
     "list": "What can be chosen: data sets, priors, divergences, metrics, ...",
     "doctor": "Check this installation, its devices and its data.",
 }

@@ -38,10 +38,10 @@ class Decoder(nn.Module):
         self.body, self.x_shape, self.scale = body, tuple(x_shape), scale
 
     def forward(self, z: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        out = self.body(z)
+        out = self.body(z)  # in what follows len(z) would fix the batch size of an exported graph
         if not self.scale:
-            return out.reshape(len(z), *self.x_shape)
-        loc, raw = out.reshape(len(z), 2, *self.x_shape).unbind(1)
+            return out.reshape(z.shape[0], *self.x_shape)
+        loc, raw = out.reshape(z.shape[0], 2, *self.x_shape).unbind(1)
         return loc, F.softplus(raw)
 
 

@@ -70,6 +70,7 @@ MAY_IMPORT = {
         "build", "checkpoint", "config", "distributed", "environment", "evaluation", "faults", "measuring",
         "training", "vae", "writing",
     ),
+    "export": ("", "vae", "writing"),
     "report": ("", "writing", "config", "evaluation", "likelihoods", "networks", "plots", "traversal", "vae"),
     "sweep": ("config", "datasets", "evaluation", "report", "runs", "writing"),
     "sklearn": (
@@ -93,6 +94,7 @@ MAY_IMPORT = {
     "cli.table": ("evaluation",),
     "cli.sample": ("cli.errors", "cli.options", "figures", "runs", "writing"),
     "cli.traverse": ("cli.errors", "cli.options", "figures", "runs", "writing"),
+    "cli.export": ("cli.errors", "cli.options", "export", "runs", "writing"),
     "cli.evaluate": (
         "cli.errors", "cli.options", "cli.process", "cli.table", "config", "measuring", "metrics", "runs",
         "writing",

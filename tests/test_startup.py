@@ -75,6 +75,7 @@ REFUSED = {
     "evaluate nowhere": "load_run: nowhere must be a run's directory; it is none.",
     "report full": "load_run: full must hold config.json; it does not. Is it a run?",
     "sample nowhere": "load_run: nowhere must be a run's directory; it is none.",
+    "export nowhere": "load_run: nowhere must be a run's directory; it is none.",
     "traverse nowhere": "load_run: nowhere must be a run's directory; it is none.",
     "train --dataset absent.npz": "absent.npz: the file or folder must exist",
     "train --prior mixtur": "--prior must be one of .* Did you mean mixture?",
