@@ -44,6 +44,12 @@ from .table import echo_table
     default=True,
     help="Write RUN/report.html at the end, where its decoder can run in the page (2 M weights).",
 )
+@click.option(
+    "--tensorboard",
+    metavar="FOLDER",
+    type=click.Path(),
+    help="Write every record to this folder, one of the run's own, for tensorboard --logdir.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @trust
 @click.pass_context
@@ -56,6 +62,7 @@ def command(
     seeds: int | None,
     jobs: int,
     report: bool,
+    tensorboard: str | None,
     quiet: bool,
     trust: bool,
     **values: Any,
@@ -78,6 +85,7 @@ def command(
     pyro-bvae train --resume runs/spirals-mixture-1
     pyro-bvae train --prior mixture --alpha 1 --seeds 8 --jobs 2
     pyro-bvae train --recipe spirals-clustering/alpha-5 --steps 1000
+    pyro-bvae train --prior mixture --alpha 1 --tensorboard logs/first
     """
     with one_sentence():
         # What needs no torch is refused before the seconds that importing it takes.
@@ -106,8 +114,11 @@ def command(
         bar.step(state)
         signals.at_step(state)
 
+    callbacks: list[Any] = [bar.record]
+    if tensorboard is not None and is_first():
+        callbacks.append(_tensorboard(tensorboard))
     hooks: Any = {
-        "callbacks": [bar.record], "on_step": on_step, "checkpoint_every": checkpoint_every,
+        "callbacks": callbacks, "on_step": on_step, "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     if is_first():
         click.echo("Loading data and building the model ...", err=True)
@@ -166,7 +177,9 @@ def _check_new(config: Any, out: str | None) -> None:
 
 def _check_alone(context: click.Context) -> None:
     """A run goes on by its own options: others beside --resume would be ignored."""
-    beside = ("resume", "checkpoint_every", "report", "quiet", "trust", "device", "data_dir")
+    beside = (
+        "resume", "checkpoint_every", "report", "tensorboard", "quiet", "trust", "device", "data_dir",
+    )  # fmt: skip
     typed = click.core.ParameterSource.COMMANDLINE
     for option in context.command.params:
         name = str(option.name)
@@ -180,11 +193,23 @@ def _check_alone(context: click.Context) -> None:
 def _check_seeds(context: click.Context, seeds: int | None) -> None:
     """Options that would be ignored are refused."""
     typed = click.core.ParameterSource.COMMANDLINE
-    without = ("checkpoint_every", "report", "quiet") if seeds is not None else ("jobs",)
+    without = (
+        ("checkpoint_every", "report", "tensorboard", "quiet") if seeds is not None else ("jobs",)
+    )
     for option in context.command.params:
         if option.name in without and context.get_parameter_source(option.name) is typed:
             rule = "must stand without" if seeds is not None else "must stand beside"
             raise ValueError(f"{option.opts[0]} {rule} --seeds. Leave one out, or add the other.")
+
+
+def _tensorboard(folder: str) -> Any:
+    from pyro_bvae.tensorboard import tensorboard
+
+    with one_sentence():
+        try:
+            return tensorboard(folder)
+        except ModuleNotFoundError as error:
+            fail(str(error))
 
 
 def _same_threads(path: Path) -> None:

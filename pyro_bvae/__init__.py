@@ -44,6 +44,7 @@ _MODULES = (
     "report",
     "sweep",
     "sklearn",
+    "tensorboard",
 )
 __all__ = [*_HOME, *_MODULES]  # noqa: PLE0604
 

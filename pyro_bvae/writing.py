@@ -37,8 +37,8 @@ def check_file(path: Path, suffixes: tuple[str, ...]) -> None:
         )
 
 
-def check_directory(path: Path) -> None:
-    """Refuse a directory that could not be made or written, without making it.
+def check_directory(path: Path, option: str = "--out") -> None:
+    """Refuse a directory that could not be made or written, without making it; ``option`` named it.
 
     Raises:
         PermissionError: nothing can be written there.
@@ -48,7 +48,7 @@ def check_directory(path: Path) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise PermissionError(
-            f"--out must lie where one can write; {parent} is not writable. Choose another place."
+            f"{option} must lie where one can write; {parent} is not writable. Choose another place."
         )
 
 

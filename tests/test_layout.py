@@ -71,6 +71,7 @@ MAY_IMPORT = {
         "training", "vae", "writing",
     ),
     "export": ("", "vae", "writing"),
+    "tensorboard": ("tally", "training", "writing"),
     "report": ("", "writing", "config", "evaluation", "likelihoods", "networks", "plots", "traversal", "vae"),
     "sweep": ("config", "datasets", "evaluation", "report", "runs", "writing"),
     "sklearn": (
@@ -103,7 +104,7 @@ MAY_IMPORT = {
     "cli.sweep": ("cli.errors", "cli.options", "cli.process", "cli.table", "report", "sweep"),
     "cli.train": (
         "cli.errors", "cli.options", "cli.process", "cli.sweep", "cli.table", "config", "datasets", "recipes",
-        "report", "runs", "writing",
+        "report", "runs", "tensorboard", "writing",
     ),
     "cli.reproduce": (
         "build", "cli.errors", "cli.process", "cli.sweep", "datasets", "recipes", "reproduce", "sweep",
