@@ -210,11 +210,11 @@ def test_baselines_stand_beside_the_models_and_the_published(
     head, *lines = results_table(recipe, outcomes)
     assert head == ["", "runs", "BetaVAE score", "published"]
     assert lines[2] == ["factors", "2", "1", "1"]
-    assert lines[-1] == ["InfoGAN", "not ours", "–", "0.7350 ± 0.0090"]
+    assert lines[-1] == ["InfoGAN", "not ours", "–", "0.735 ± 0.009"]
     told.clear()
     assert measure_experiment(recipe, rows, told.append) == outcomes and not told
     page = write_results(recipe, outcomes, tmp_path / "out").read_text()
-    assert "DC-IGN | not ours | – | 0.9930 ± 0.0010" in page
+    assert "DC-IGN | not ours | – | 0.993 ± 0.001" in page
 
 
 PICTURES = [
@@ -256,6 +256,15 @@ def test_a_value_is_a_mean_over_runs_that_all_have_it():
     assert Outcome("x", None, [], [{"kl": 1.0}, {"kl": math.nan}]).value("kl") is None
     one = Outcome("x", None, [], [{"kl": 1.0}])
     assert one.value("kl") == (1.0, None) and Outcome("x", None, [], []).value("kl") is None
+
+
+def test_published_numbers_keep_their_digits():
+    recipe = read_recipe("dsprites-higgins")
+    outcomes = [Outcome(name, None, [], []) for name in recipe.published]
+    shown = {line[0]: line[-1] for line in results_table(recipe, outcomes)[1:]}
+    assert (shown["ica"], shown["factors"]) == ("0.4203 ± 0.106", "1")
+    line = results_table(read_recipe("mnist-objectives"), [Outcome("vae", None, [], [])])[1]
+    assert line[3:] == ["76.72", "–", "2159"]
 
 
 def test_experiments_differ_by_seed_and_setting():

@@ -74,9 +74,14 @@ def results_table(recipe: Recipe, outcomes: Sequence[Outcome]) -> list[list[str]
             line.append("–" if value is None else number(*value))
             if column in beside:
                 theirs = published.get(outcome.name, {}).get(column)
-                line.append("–" if theirs is None else number(*theirs))
+                line.append("–" if theirs is None else _as_published(*theirs))
         lines.append(line)
     return lines
+
+
+def _as_published(value: float, error: float | None) -> str:
+    """With the digits that it was published with, and no fewer."""
+    return f"{value:.10g}" if error is None else f"{value:.10g} ± {error:.10g}"
 
 
 def _page(recipe: Recipe, outcomes: Sequence[Outcome], pictures: Sequence[tuple[str, str]]) -> str:
