@@ -66,6 +66,9 @@ def main() -> None:
     parser.add_argument("--out", help="where the figure goes")
     parser.add_argument("--gif", type=Path, help="where the moving picture of the latents goes")
     args = parser.parse_args()
+    for path in (args.out, args.gif):  # a folder that cannot be made is told before the training
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
     config = Config(
         dataset="mnist",
         data_dir=args.data_dir,
