@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Callable
 
 import click
 
+from .options import examples
+
 _PACKAGES = ("torch", "torchvision", "pyro-ppl", "numpy", "h5py", "scikit-learn", "matplotlib")
 
 
-@click.command("doctor")
-@click.option("--data-dir", type=click.Path(), help="Folder holding the data sets.")
+@click.command("doctor", epilog=examples("doctor", "doctor --data-dir data"))
+@click.option(
+    "--data-dir",
+    type=click.Path(),
+    help="Folder holding the data sets [default: $PYRO_BVAE_DATA, else ./data].",
+)
 def command(data_dir: str | None) -> None:
     """Check this installation, its devices and its data; exit 1 where something is broken."""
     click.echo(f"python {platform.python_version()} on {platform.platform()}")
@@ -31,7 +38,7 @@ def command(data_dir: str | None) -> None:
         if not _report(name, check)
     ]
     for name in ("mnist", "fashion-mnist"):
-        _report(f"data: {name}", lambda name=name: _data(name, data_dir))  # type: ignore[misc]
+        _report(f"data: {name}", functools.partial(_data, name, data_dir))
     if failed:
         click.echo(f"Broken: {', '.join(failed)}.")
         raise SystemExit(1)

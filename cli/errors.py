@@ -28,6 +28,20 @@ def one_sentence() -> Iterator[None]:
         fail(" ".join(str(error).split()) or "Memory must suffice; it did not. Take less data.", 1)
 
 
+@contextmanager
+def one_usage_sentence() -> Iterator[None]:
+    """Click's refusals as one line, like ours: without its lines of usage."""
+    try:
+        yield
+    except click.UsageError as error:
+        if error.ctx is None:
+            raise
+        text = " ".join(error.format_message().split())
+        stop = "" if text.endswith(".") or "?" in text[-2:] else "."
+        see = f"{text}{stop} See {error.ctx.command_path} --help."
+        raise click.UsageError(see) from None
+
+
 def fail(sentence: str, code: int = USAGE) -> None:
     """Print ``sentence`` on standard error and exit."""
     rank = os.environ.get("RANK", "0")  # of several processes that torchrun started

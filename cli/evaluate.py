@@ -13,12 +13,20 @@ from pyro_bvae.config import BASELINES, MEASURES, METRICS
 from pyro_bvae.writing import check_file, check_run, write_json
 
 from .errors import one_sentence
-from .options import trust
+from .options import examples, one_of, trust
 from .process import tune_allocator
 from .table import echo_table
 
 
-@click.command("evaluate")
+@click.command(
+    "evaluate",
+    epilog=examples(
+        "evaluate runs/mnist-gaussian-1",
+        "evaluate runs/shapes-gaussian-1 --metrics mig,dci --on train",
+        "evaluate runs/shapes-gaussian-1 --baseline pca",
+        "evaluate --codes codes.npz --factors factors.npz",
+    ),
+)
 @click.argument("run", type=click.Path(), required=False)
 @click.option(
     "--metrics",
@@ -36,7 +44,7 @@ from .table import echo_table
 )
 @click.option(
     "--baseline",
-    type=click.Choice(BASELINES),
+    **one_of(BASELINES),
     help="Measure these codes of the run's data in place of the model's.",
 )
 @click.option(
@@ -68,14 +76,7 @@ from .table import echo_table
 @trust
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def command(run: str | None, codes: str | None, factors: str | None, **options: Any) -> None:
-    """Measure a trained RUN on held-out data, or codes of any library against known factors.
-
-    \b
-    pyro-bvae evaluate runs/mnist-gaussian-1
-    pyro-bvae evaluate runs/shapes-gaussian-1 --metrics mig,dci --on train
-    pyro-bvae evaluate runs/shapes-gaussian-1 --baseline pca
-    pyro-bvae evaluate --codes codes.npz --factors factors.npz
-    """
+    """Measure a trained RUN on held-out data, or codes of any library against known factors."""
     names = [name.strip() for text in options["metrics"] for name in text.split(",")] or None
     with one_sentence():
         if run is None:

@@ -9,10 +9,10 @@ import click
 from pyro_bvae.writing import check_inside, check_run
 
 from .errors import fail, one_sentence
-from .options import trust
+from .options import examples, trust
 
 
-@click.command("export")
+@click.command("export", epilog=examples("export runs/spirals-mixture-1"))
 @click.argument("run", type=click.Path())
 @click.option("--out", type=click.Path(), help="Folder for the two files [default: RUN/onnx].")
 @trust

@@ -6,8 +6,10 @@ import click
 
 from pyro_bvae import config
 
+from .options import examples
 
-@click.command("list")
+
+@click.command("list", epilog=examples("list", "list recipes"))
 @click.argument("what", required=False, type=click.Choice(["recipes"]))
 def command(what: str | None) -> None:
     """What can be chosen: data sets, priors, divergences, likelihoods, networks and metrics.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
 from pyro_bvae import __version__
+from pyro_bvae.config import unknown
+
+from .errors import one_usage_sentence
 
 COMMANDS = {
     "train": "Train a model and see its numbers and pictures.",
@@ -28,10 +32,22 @@ class _Lazy(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
-            return None
+            if ctx.resilient_parsing:  # a shell asks for completions
+                return None
+            ctx.fail(unknown("a command", name, tuple(COMMANDS)))
         module = importlib.import_module(f".{'listing' if name == 'list' else name}", __package__)
         command: click.Command = module.command
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:  # asks for help, which click raises
+            return super().parse_args(ctx, args)
+        with one_usage_sentence():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with one_usage_sentence():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -1,4 +1,4 @@
-"""Click options made from the fields of `Config`."""
+"""Click options made from the fields of `Config`, and the layout of help."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 
 import click
 
-from pyro_bvae.config import Config, flag
+from pyro_bvae.config import DATASET_DEFAULTS, Config, flag, unknown
 
 _TYPES = {"int": int, "float": float, "str": str}
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
+_BY_DATASET = {name for defaults in DATASET_DEFAULTS.values() for name in defaults}
+_COLUMN = 24  # of an option's name in help under headings; text beside a longer one begins below it
 _CAPACITY = ("gamma", "capacity", "capacity_ramp", "penalty", "reduction")
 # Who types one of the first has another objective in mind than the one the others belong to.
 _OBJECTIVES = (
@@ -25,6 +27,49 @@ _OBJECTIVES = (
 trust = click.option(
     "--trust", is_flag=True, help="Import the code of one's own that the run names."
 )
+
+
+class Sections(click.Command):
+    """A command whose options stand under ``headings``, each of which begins at the option it names."""
+
+    def __init__(self, *args: Any, headings: dict[str, str], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.headings = headings
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        starts = {first: heading for heading, first in self.headings.items()}
+        heading = "Options"
+        for option in self.get_params(ctx):
+            heading = starts.get(str(option.name), heading)
+            record = option.get_help_record(ctx)
+            if record is not None:  # that of an argument
+                name, text = record
+                sections.setdefault(heading, []).append((f"{name:<{_COLUMN}}", text))
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records, col_max=_COLUMN)
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: command lines, each without the program's name."""
+    return "\b\nExamples:\n" + "\n".join(f"  pyro-bvae {line}" for line in lines)
+
+
+def one_of(names: tuple[str, ...]) -> dict[str, Any]:
+    """Settings of an option that takes one of ``names``; the refusal of another has the nearest."""
+
+    def check(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+        if value is None or value in names:
+            return value
+        raise click.UsageError(unknown(option.opts[0], value, names), context)
+
+    def complete(context: click.Context, option: click.Parameter, begun: str) -> list[str]:
+        return [name for name in names if name.startswith(begun)]
+
+    return {
+        "metavar": f"[{'|'.join(names)}]", "callback": check, "shell_complete": complete,
+    }  # fmt: skip
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,6 +86,8 @@ def _option(field: dataclasses.Field[Any]) -> Callable[..., Any]:
     default = None if field.default is dataclasses.MISSING else field.default
     if choices and field.metadata["open"]:
         text += f" One of: {', '.join(choices)}."
+    if field.name in _BY_DATASET:
+        text += " [default: by data set]"
     shown = f"{default:.3g}" if isinstance(default, float) else str(default)
     if default is not None and default is not False and "[default" not in text:
         text += f" [default: {shown}]"
@@ -52,10 +99,12 @@ def _option(field: dataclasses.Field[Any]) -> Callable[..., Any]:
         name = flag(field.name)
         both = f"{name}/--no-{name[2:]}" if default is None else name
         return click.option(both, field.name, is_flag=True, default=default, help=text)
-    type_: Any = _TYPES[kind]
+    more: dict[str, Any] = {"metavar": "NAME"} if choices else {}
     if choices and not field.metadata["open"]:
-        type_ = click.Choice(choices)
-    return click.option(flag(field.name), field.name, type=type_, default=default, help=text)
+        more = one_of(choices)
+    return click.option(
+        flag(field.name), field.name, type=_TYPES[kind], default=default, help=text, **more
+    )
 
 
 def make_config(values: dict[str, Any]) -> Config:

@@ -9,10 +9,16 @@ import click
 from pyro_bvae.writing import check_run
 
 from .errors import one_sentence
-from .options import trust
+from .options import examples, trust
 
 
-@click.command("report")
+@click.command(
+    "report",
+    epilog=examples(
+        "report runs/spirals-mixture-1",
+        "report runs/mnist-gaussian-1 runs/mnist-gaussian-2 --out both.html",
+    ),
+)
 @click.argument("runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--out",
@@ -24,10 +30,6 @@ def command(runs: tuple[str, ...], out: str | None, trust: bool) -> None:
     """Show trained RUNs in one HTML file: measures, curves, pictures, and a live traversal.
 
     Runs that differ only in their seed are averaged. The file stands alone and needs no network.
-
-    \b
-    pyro-bvae report runs/spirals-mixture-1
-    pyro-bvae report runs/* --out comparison.html
     """
     default = Path(runs[0]) / "report.html" if len(runs) == 1 else Path("report.html")
     with one_sentence():

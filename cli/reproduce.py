@@ -11,14 +11,21 @@ import click
 from pyro_bvae.recipes import SCALES
 
 from .errors import fail, one_line_notes, one_sentence
+from .options import examples, one_of
 from .process import Signals, choose_threads, tune_allocator
 
 
-@click.command("reproduce")
+@click.command(
+    "reproduce",
+    epilog=examples(
+        "reproduce spirals-clustering --jobs 2",
+        "reproduce mnist-objectives --scale small --seeds 3",
+    ),
+)
 @click.argument("experiment")
 @click.option(
     "--scale",
-    type=click.Choice(SCALES),
+    **one_of(SCALES),
     default="full",
     help="full as published, small for two cores. [default: full]",
 )
@@ -28,7 +35,10 @@ from .process import Signals, choose_threads, tune_allocator
     "--out", type=click.Path(), help="Folder of the runs [default: runs/EXPERIMENT-SCALE]."
 )
 @click.option(
-    "--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:1, ...; auto takes CUDA where there is one.",
 )
 @click.option(
     "--data-dir",
@@ -54,10 +64,6 @@ def command(
 
     pyro-bvae list recipes names them all, with their cost. It is a sweep: the same command goes on after an
     interruption. OUT/results.md has the table and the pictures.
-
-    \b
-    pyro-bvae reproduce spirals-clustering --jobs 2
-    pyro-bvae reproduce mnist-objectives --scale small --seeds 3
     """
     with one_sentence():
         # What needs no torch is refused before the seconds that importing it takes.

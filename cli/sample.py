@@ -9,10 +9,15 @@ import click
 from pyro_bvae.writing import check_run
 
 from .errors import one_sentence
-from .options import trust
+from .options import examples, trust
 
 
-@click.command("sample")
+@click.command(
+    "sample",
+    epilog=examples(
+        "sample runs/spirals-mixture-1", "sample runs/spirals-mixture-1 -n 1000 --out x.npz"
+    ),
+)
 @click.argument("run", type=click.Path())
 @click.option(
     "-n",
@@ -27,7 +32,7 @@ from .options import trust
     default=0,
     show_default=True,
     type=click.IntRange(0, 2**32 - 1),
-    help="Of the draws.",
+    help="Seed of the draws.",
 )
 @click.option(
     "--out",

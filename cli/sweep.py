@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from .errors import fail, one_line_notes, one_sentence
-from .options import trust
+from .options import examples, trust
 from .process import Signals, choose_threads, tune_allocator
 from .table import echo_table
 
 
-@click.command("sweep")
+@click.command("sweep", epilog=examples("sweep sweep.toml --jobs 4", "sweep sweep.toml --dry-run"))
 @click.argument("file", metavar="SWEEP.toml", type=click.Path())
 @click.option(
     "--out", type=click.Path(), help="Folder of the runs [default: runs/<name of the file>]."
@@ -23,7 +23,8 @@ from .table import echo_table
     "--retries",
     type=click.IntRange(min=0),
     default=2,
-    help="How often a run whose process dies is taken up again. [default: 2]",
+    show_default=True,
+    help="How often a run whose process dies is taken up again.",
 )
 @trust
 @click.option("--dry-run", is_flag=True, help="List the runs and how they stand; train none.")
@@ -36,17 +37,13 @@ def command(
     from their checkpoint. OUT/sweep.csv holds every number, OUT/sweep.html shows them.
 
     \b
-    seeds = 4                  # of each setting; or a list, [0, 3, 5]
-    [config]                   # what all runs share: the options of train, with _ for -
+    seeds = 4            # of each setting; or a list, [0, 3, 5]
+    [config]             # what all runs share: options of train, with _ for -
     dataset = "spirals"
     prior = "mixture"
-    [grid]                     # every combination; or [[list]], the options of one run each
+    [grid]               # every combination; or [[list]], options of one run
     alpha = [0, 1, 3]
     beta = [0.1, 1.0]
-
-    \b
-    pyro-bvae sweep sweep.toml --jobs 4
-    pyro-bvae sweep sweep.toml --dry-run
     """
     folder = Path(out) if out else Path("runs") / Path(file).stem
     with one_sentence():

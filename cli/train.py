@@ -7,25 +7,31 @@ from typing import Any
 
 import click
 
+from pyro_bvae.config import GROUPS
+
 from .errors import fail, one_line_notes, one_sentence
-from .options import change_config, config_options, make_config, trust
+from .options import Sections, change_config, config_options, examples, make_config, trust
 from .process import Signals, choose_threads, is_first, tune_allocator
 from .table import echo_table
 
 
-@click.command("train")
+@click.command(
+    "train",
+    cls=Sections,
+    headings={**GROUPS, "Output": "out", "Other": "trust"},
+    epilog=examples(
+        "train --prior mixture --alpha 1",
+        "train --dataset mnist --gamma 100 --capacity 20",
+        "train --prior rings:Ring --prior-arg radius=2 --alpha 5",
+        "train --resume runs/spirals-mixture-1",
+    ),
+)
 @config_options
-@click.option("--out", type=click.Path(), help="Run directory [default: runs/DATASET-PRIOR-N].")
 @click.option(
     "--resume",
     metavar="RUN",
     type=click.Path(),
     help="Go on with a run that was interrupted, by its own options.",
-)
-@click.option(
-    "--recipe",
-    metavar="EXPERIMENT/SETTING",
-    help="Options of a published experiment (pyro-bvae list recipes); those typed beside it take their place.",
 )
 @click.option(
     "--checkpoint-every",
@@ -34,15 +40,22 @@ from .table import echo_table
     help="Steps between two checkpoints [default: by time, about ten seconds].",
 )
 @click.option(
+    "--recipe",
+    metavar="EXPERIMENT/SETTING",
+    help="Options of a published experiment (pyro-bvae list recipes); those typed beside it take their place.",
+)
+@click.option(
     "--seeds",
     type=int,
-    help="Train under so many seeds, from --seed on: means and standard errors.",
+    help="Train under so many seeds, from --seed on: means and standard errors [default: one run].",
 )
 @click.option("--jobs", type=int, default=1, help="With --seeds: processes. [default: 1]")
+@click.option("--out", type=click.Path(), help="Run directory [default: runs/DATASET-PRIOR-N].")
 @click.option(
     "--report/--no-report",
     default=True,
-    help="Write RUN/report.html at the end, where its decoder can run in the page (2 M weights).",
+    help="Write RUN/report.html at the end, if the decoder can run in it (at most 2 M weights). "
+    "[default: --report]",
 )
 @click.option(
     "--tensorboard",
@@ -55,6 +68,7 @@ from .table import echo_table
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     out: str | None,
     resume: str | None,
     recipe: str | None,
@@ -69,23 +83,15 @@ def command(
 ) -> None:
     """Train a model and see its numbers and pictures.
 
-    The objective is E log p(x|z) - beta KL(q(z|x) || p(z)) - alpha D(q(z), p(z)); with --gamma and
-    --capacity it is E log p(x|z) - gamma |KL - C|. All in nats per example. beta rises from 0 over the
-    first two thirds of training unless --beta-warmup says otherwise (0 switches it off); beside
-    --gamma, beta is 1 throughout.
-
-    Interrupted by Ctrl-C, SIGTERM or SIGHUP it writes a checkpoint; --resume goes on from the last one to the
-    same numbers, whatever stopped it.
-
     \b
-    pyro-bvae train --prior mixture --alpha 1
-    pyro-bvae train --dataset fashion-mnist --prior spike-slab --alpha 100
-    pyro-bvae train --dataset mnist --gamma 100 --capacity 20
-    pyro-bvae train --prior mypackage.priors:Ring --prior-arg radius=2 --alpha 1
-    pyro-bvae train --resume runs/spirals-mixture-1
-    pyro-bvae train --prior mixture --alpha 1 --seeds 8 --jobs 2
-    pyro-bvae train --recipe spirals-clustering/alpha-5 --steps 1000
-    pyro-bvae train --prior mixture --alpha 1 --tensorboard logs/first
+    The objective, in nats per example, is
+        E log p(x|z) - beta KL(q(z|x) || p(z)) - alpha D(q(z), p(z))
+    or, with --gamma and --capacity,
+        E log p(x|z) - gamma |KL(q(z|x) || p(z)) - C|
+
+    beta rises from 0 over the first two thirds of training unless --beta-warmup says otherwise; beside
+    --gamma it is 1 throughout. Whatever stops a run, --resume goes on to the numbers it would have had.
+    pyro-bvae list has the defaults by data set.
     """
     with one_sentence():
         # What needs no torch is refused before the seconds that importing it takes.

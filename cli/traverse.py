@@ -9,10 +9,16 @@ import click
 from pyro_bvae.writing import check_run
 
 from .errors import one_sentence
-from .options import trust
+from .options import examples, trust
 
 
-@click.command("traverse")
+@click.command(
+    "traverse",
+    epilog=examples(
+        "traverse runs/mnist-gaussian-1 --active",
+        "traverse runs/mnist-gaussian-1 --example 3 --out latents.gif",
+    ),
+)
 @click.argument("run", type=click.Path())
 @click.option(
     "--example",

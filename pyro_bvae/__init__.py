@@ -12,9 +12,25 @@ if TYPE_CHECKING:
     from pyro_bvae.elbo import ElboTerms as ElboTerms
     from pyro_bvae.runs import Run as Run
     from pyro_bvae.runs import load_run as load_run
+    from pyro_bvae.runs import resume as resume
     from pyro_bvae.runs import train as train
     from pyro_bvae.training import fit as fit
     from pyro_bvae.vae import VAE as VAE
+
+    from . import datasets as datasets
+    from . import divergences as divergences
+    from . import evaluation as evaluation
+    from . import likelihoods as likelihoods
+    from . import metrics as metrics
+    from . import networks as networks
+    from . import plots as plots
+    from . import priors as priors
+    from . import report as report
+    from . import schedules as schedules
+    from . import sklearn as sklearn
+    from . import svi as svi
+    from . import sweep as sweep
+    from . import tensorboard as tensorboard
 
 __version__ = "0.1.0"
 
@@ -49,13 +65,14 @@ _MODULES = (
 __all__ = [*_HOME, *_MODULES]  # noqa: PLE0604
 
 
-# Resolved on first use (PEP 562), so that `pyro-bvae --help` need not import torch.
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker has the imports above, and is to see a name that is in none
+    # Resolved on first use (PEP 562), so that `pyro-bvae --help` need not import torch.
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

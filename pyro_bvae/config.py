@@ -49,10 +49,10 @@ class Config:
         None, "Folder holding the data sets [default: $PYRO_BVAE_DATA, else ./data]."
     )
     download: bool = _option(False, "Fetch the data set into the data folder where it is missing.")
-    image_size: int | None = _option(None, "Resize images to this height and width.")
+    image_size: int | None = _option(None, "Resize images to this height and width, in pixels.")
     binarize: str = _option(
         "none",
-        "Images to 0 and 1: once at one half, or sampled anew each step.",
+        "Grey values to 0 and 1: static at one half, dynamic sampled anew each step.",
         ("none", "static", "dynamic"),
     )
     test_fraction: float = _option(
@@ -63,19 +63,15 @@ class Config:
         "gaussian", "Prior p(z), or package.module:Class of your own.", PRIORS, True
     )
     prior_args: dict[str, Any] = _option(
-        {}, "KEY=VALUE for the prior, e.g. n_components=10; repeatable."
+        {}, "Argument of the prior, e.g. n_components=10; repeatable."
     )
-    latent_dim: int | None = _option(
-        None, "Number of latents [default: by data set, see pyro-bvae list]."
-    )
+    latent_dim: int | None = _option(None, "Number of latents.")
     network: str | None = _option(
         None, "Encoder and decoder, or package.module:function of your own.", NETWORKS, True
     )
-    likelihood: str | None = _option(
-        None, "Likelihood p(x|z) [default: by data set, see pyro-bvae list].", LIKELIHOODS
-    )
+    likelihood: str | None = _option(None, "Likelihood p(x|z).", LIKELIHOODS)
     likelihood_scale: str | None = _option(
-        None, "Scale of normal and laplace: a number, 'learned', or 'decoder' (per pixel)."
+        None, "Scale of normal and laplace: a number, learned, or decoder (per pixel)."
     )
     conditional: bool = _option(False, "Append the class label to z at the decoder.")
     encode_labels: bool = _option(False, "With --conditional: show the encoder the label too.")
@@ -90,45 +86,41 @@ class Config:
     alpha_warmup: float = _option(0.0, "Share of training over which alpha rises from 0.")
     divergence: str | None = _option(
         None,
-        "D; at alpha 0 only measured [default: inclusive-kl up to 5 latents, mmd-per-dim above].",
+        "D, at alpha 0 only measured [default: inclusive-kl up to 5 latents, mmd-per-dim above].",
         DIVERGENCES,
     )
     estimator: str | None = _option(
-        None, "Estimator of q(z) for exclusive-kl [batch] and total-correlation [mss].", ESTIMATORS
+        None,
+        "Estimator of q(z) in D [default: batch for exclusive-kl, mss for total-correlation].",
+        ESTIMATORS,
     )
     beta_tc: float | None = _option(
-        None, "The beta-TCVAE with this weight: total-correlation with alpha = beta_tc - 1."
+        None, "Weight of the beta-TCVAE: total-correlation with alpha = beta_tc - 1, beta = 1."
     )
-    gamma: float | None = _option(None, "Weight of |KL - C|: the capacity objective.")
+    gamma: float | None = _option(None, "Weight of |KL - C|, in place of beta and alpha.")
     capacity: float | None = _option(None, "C in nats, at the end of its ramp from 0.")
     capacity_ramp: float = _option(
         1 / 3, "Share of training over which C rises; 0 holds it constant."
     )
-    penalty: str = _option("absolute", "|KL - C|, or its one-sided form.", ("absolute", "relu"))
+    penalty: str = _option(
+        "absolute", "absolute: |KL - C|; relu: max(0, KL - C).", ("absolute", "relu")
+    )
     reduction: str = _option(
         "batch", "Penalise the batch-mean KL, or each example's.", ("batch", "example")
     )
     n_particles: int = _option(1, "Samples of z per example and step.")
 
-    epochs: int | None = _option(
-        None, "Passes over the data [default: by data set, see pyro-bvae list]."
-    )
+    epochs: int | None = _option(None, "Passes over the data.")
     steps: int | None = _option(None, "Optimiser steps, instead of --epochs.")
-    batch_size: int | None = _option(
-        None, "Rows a step [default: by data set, see pyro-bvae list]."
-    )
-    lr: float | None = _option(
-        None, "Adam's learning rate [default: by data set, see pyro-bvae list]."
-    )
-    amsgrad: bool | None = _option(
-        None, "Adam's AMSGrad variant [default: by data set, see pyro-bvae list]."
-    )
-    seed: int = _option(0, "Of every random number.")
+    batch_size: int | None = _option(None, "Rows a step.")
+    lr: float | None = _option(None, "Adam's learning rate.")
+    amsgrad: bool | None = _option(None, "Adam's AMSGrad variant.")
+    seed: int = _option(0, "Seed of every random number.")
     device: str = _option("auto", "cpu, cuda, cuda:1, ...; auto takes CUDA where there is one.")
     compile: bool | None = _option(
         None,
-        "Compile the training step, which takes a C++ compiler and about half a minute [default: from "
-        "10,000 steps of mlp, or 300,000 rows of other networks; never with parts of your own].",
+        "Compile the step, which takes half a minute and a C++ compiler [default: where a training is "
+        "long enough to repay it; never with parts of your own].",
     )
 
     def __post_init__(self) -> None:
@@ -137,7 +129,7 @@ class Config:
             value, meta = getattr(self, field.name), field.metadata
             closed = meta["choices"] and not meta["open"]
             if closed and value is not None and value not in meta["choices"]:
-                raise ValueError(_unknown(flag(field.name), value, meta["choices"]))
+                raise ValueError(unknown(flag(field.name), value, meta["choices"]))
         _check_numbers(self)
         _check_together(self)
 
@@ -181,10 +173,12 @@ class Config:
         names = tuple(field.name for field in dataclasses.fields(cls))
         for name in values:
             if name not in names:
-                raise ValueError(_unknown("Config: an option", name, names))
+                raise ValueError(unknown("Config: an option", name, names))
         return cls(**values)
 
 
+# The groups of ``pyro-bvae train --help``, each with its first option.
+GROUPS = {"Data": "dataset", "Model": "prior", "Objective": "beta", "Training": "epochs"}
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     "spirals": {
         "latent_dim": 2, "network": "mlp", "likelihood": "normal", "likelihood_scale": "decoder",
@@ -265,7 +259,8 @@ def brief(value: object) -> str:
     return text if len(text) <= _BRIEF else f"{text[: _BRIEF // 2]} ... {text[-_BRIEF // 4 :]}"
 
 
-def _unknown(what: str, value: object, known: tuple[str, ...]) -> str:
+def unknown(what: str, value: object, known: tuple[str, ...]) -> str:
+    """The sentence that refuses ``value``, with the nearest of the names that are ``known``."""
     close = difflib.get_close_matches(value[:_BRIEF], known, 1) if isinstance(value, str) else []
     hint = f" Did you mean {close[0]}?" if close else ""
     return f"{what} must be one of {', '.join(known)}; got {brief(value)}.{hint}"
@@ -359,7 +354,7 @@ def _check_together(config: Config) -> None:
         value = getattr(c, name)
         if value is not None and value not in choices and own not in value:
             raise ValueError(
-                _unknown(flag(name), value, choices) + " Or package.module:name of your own."
+                unknown(flag(name), value, choices) + " Or package.module:name of your own."
             )
     rules = [
         (c.epochs is not None and c.steps is not None,

@@ -128,7 +128,7 @@ def own_rows(batch: int, rank: int, world: int) -> slice:
 
     Where some rank would have fewer than two, which BatchNorm cannot take, all do the whole batch.
 
-    Example:
+    Examples:
         >>> [own_rows(7, rank, 3) for rank in range(3)]
         [slice(0, 3, None), slice(3, 5, None), slice(5, 7, None)]
         >>> own_rows(7, 2, 4)

@@ -157,11 +157,11 @@ def resume(
     Args:
         path: the run directory. One without a checkpoint starts anew; a finished one is only loaded.
         trust: as in `load_run`.
-        device, data_dir: where to train and where the data are, if not as before.
-        callbacks, on_step, checkpoint_every: as in `train`.
-
-    Returns:
-        The run.
+        device: where to train, if not as before.
+        data_dir: where the data are, if not as before.
+        callbacks: as in `train`.
+        on_step: as in `train`.
+        checkpoint_every: as in `train`.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: no run, a damaged one, other data, or parts that need

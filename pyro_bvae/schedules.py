@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -27,9 +27,10 @@ def linear(start: float, end: float, steps: float) -> Schedule:
 
     The ramp of Burgess 2018 for C (arXiv 1804.03599), and the usual warm-up of beta.
 
-    >>> ramp = linear(0.0, 20.0, 100)
-    >>> ramp(0), ramp(50), ramp(1000)
-    (0.0, 10.0, 20.0)
+    Examples:
+        >>> ramp = linear(0.0, 20.0, 100)
+        >>> ramp(0), ramp(50), ramp(1000)
+        (0.0, 10.0, 20.0)
     """
     if steps <= 0:
         return constant(end)
@@ -41,9 +42,10 @@ def cyclic(start: float, end: float, period: int, ramp: float = 0.5) -> Schedule
 
     The cyclical annealing of Fu 2019 (arXiv 1903.10145).
 
-    >>> wave = cyclic(0.0, 1.0, period=100)
-    >>> wave(25), wave(75), wave(100)
-    (0.5, 1.0, 0.0)
+    Examples:
+        >>> wave = cyclic(0.0, 1.0, period=100)
+        >>> wave(25), wave(75), wave(100)
+        (0.5, 1.0, 0.0)
     """
     if period < 1:
         raise ValueError(f"cyclic: period must be at least 1 step; got {period}.")
@@ -61,8 +63,15 @@ class NonNegative:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else instance.__dict__[self.name]
+    @overload
+    def __get__(self, instance: None, owner: type) -> NonNegative: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> float: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> NonNegative | float:
+        if instance is None:
+            return self
+        value: float = instance.__dict__[self.name]
+        return value
 
     def __set__(self, instance: Any, value: float) -> None:
         try:

@@ -84,7 +84,7 @@ class DecompositionVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         ValueError, TypeError: an argument, when it is first used; or data.
         FloatingPointError: the loss was not finite: standardise, or lower ``lr``.
 
-    Example:
+    Examples:
         >>> from sklearn.datasets import load_iris
         >>> from sklearn.pipeline import make_pipeline
         >>> from sklearn.preprocessing import StandardScaler

@@ -51,7 +51,7 @@ class CompiledSVI(SVI):
         loss: an ELBO, ours or Pyro's; or a function ``(model, guide, *args, **kwargs) -> Tensor ()``.
         compile: False runs every step eagerly.
 
-    Example:
+    Examples:
         >>> import pyro.distributions as dist
         >>> from pyro.infer import Trace_ELBO
         >>> from pyro.optim import Adam

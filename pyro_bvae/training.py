@@ -22,7 +22,8 @@ from .noise import noise_state, set_noise
 from .optim import JointAdam
 from .schedules import NonNegative, Schedule, numbers_on
 from .svi import CompiledSVI
-from .tally import Record, Tally
+from .tally import Record as Record
+from .tally import Tally
 from .vae import VAE, vae_device
 
 
@@ -316,8 +317,9 @@ def _check(
 def makes_record(step: int, total: int, per_epoch: int) -> bool:
     """Whether there is a record after ``step`` of ``total``: an epoch ends, or a part of a long one.
 
-    >>> [step for step in range(1, 901) if makes_record(step, total=900, per_epoch=350)]
-    [200, 350, 400, 600, 700, 800, 900]
+    Examples:
+        >>> [step for step in range(1, 901) if makes_record(step, total=900, per_epoch=350)]
+        [200, 350, 400, 600, 700, 800, 900]
     """
     part = max(_LEAST_PART, total // _PARTS)
     return step % per_epoch == 0 or step == total or (part < per_epoch and step % part == 0)

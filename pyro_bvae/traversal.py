@@ -114,7 +114,7 @@ def latent_order(
     Raises:
         ValueError: ``active`` where it is not known which are, or where none is.
 
-    Example:
+    Examples:
         >>> latent_order({"latents": 2, "kl_per_latent": [0.5, 2.125]})
         ([1, 0], ['z1  2.1 nats', 'z0  0.5 nats'], 'ordered by KL')
     """

@@ -72,10 +72,10 @@ class VAE(nn.Module):
         prior: a module whose ``forward()`` is p(z); see `pyro_bvae.priors`.
         likelihood: a module of `pyro_bvae.likelihoods`.
         beta: weight of the KL, >= 0; settable at any time.
-        n_classes: > 0 makes the model conditional: the one-hot label is appended to z at the decoder.
+        n_classes: above 0 the model is conditional: the one-hot label is appended to z at the decoder.
         encode_labels: also append the label to x as constant channels at the encoder.
 
-    Example:
+    Examples:
         >>> from pyro_bvae.likelihoods import Normal
         >>> from pyro_bvae.networks import mlp
         >>> from pyro_bvae.priors import Mixture

@@ -3,6 +3,7 @@
 import importlib
 import math
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -127,13 +128,56 @@ def test_group_help_names_every_command():
 
 
 def test_train_help_names_every_option_with_its_default():
-    text = " ".join(call("train", "--help").output.split())
+    text = re.sub(r"-\n +", "-", call("train", "--help").output)  # click breaks lines at hyphens
+    text = " ".join(text.split())
     for name in Config.__dataclass_fields__:
         assert flag(name) + " " in text, name
     assert "--out" in text and "--quiet" in text
     for keys in (options.PRIORS, options.NETWORKS, options.DATASETS, options.DIVERGENCES):
         assert all(key in text for key in keys)
     assert "[default: 0.667]" in text and "[default: spirals]" in text
+
+
+def headings(text):
+    """Of a help text: each heading, and the options below it."""
+    found, names = {}, []
+    for line in text.splitlines():
+        if re.match(r"\w+:$", line):
+            names = found[line[:-1]] = []
+        elif name := re.match(r"  (-\S+)", line):
+            names.append(name[1].rstrip(","))
+    return found
+
+
+def test_train_help_groups_its_options_in_the_order_of_config():
+    found = headings(call("train", "--help").output)
+    assert list(found) == ["Data", "Model", "Objective", "Training", "Output", "Other"]
+    assert [names[0] for names in found.values()] == [
+        "--dataset", "--prior", "--beta", "--epochs", "--out", "--trust"
+    ]  # fmt: skip
+    fields = [flag(name) for name in Config.__dataclass_fields__]
+    assert [name for names in found.values() for name in names if name in fields] == fields
+    assert not {*found["Output"], *found["Other"]} & set(fields)
+
+
+def test_train_help_says_what_holds_where_an_option_is_not_given():
+    context = main.get_command(None, "train").make_context("train", [])
+    off = {"prior_args", "beta_tc", "gamma", "capacity", "resume", "recipe", "tensorboard"}
+    for option in context.command.params:
+        two_ways = not option.is_flag or bool(option.secondary_opts)
+        assert ("[default" in option.help) == (two_ways and option.name not in off), option.name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_terminal_and_ends_in_examples_that_can_be_typed(name):
+    lines = call(name, "--help").output.splitlines()
+    assert max(map(len, lines)) <= 80
+    examples = lines[lines.index("  Examples:") + 1 :]
+    assert examples and all(line.startswith(f"    pyro-bvae {name}") for line in examples)
+    for line in examples:
+        context = main.get_command(None, name).make_context(name, shlex.split(line)[2:])
+        if name == "train":
+            make_config({k: context.params[k] for k in Config.__dataclass_fields__})
 
 
 def test_list_names_every_key():
@@ -552,13 +596,24 @@ def test_bad_output_directories(out, sentence, here, monkeypatch):
     [
         ("train --epochs many", r"Invalid value for '--epochs': 'many' is not a valid integer"),
         ("train --beta x", r"Invalid value for '--beta': 'x' is not a valid float"),
-        ("train --penalty cubic", r"Invalid value for '--penalty': 'cubic' is not one of"),
-        ("train --divergence kl", r"Invalid value for '--divergence': 'kl' is not one of"),
-        ("train --likelihood gauss", r"Invalid value for '--likelihood'"),
-        ("train --estimator loo", r"Invalid value for '--estimator': 'loo' is not one of"),
+        ("train --penalty cubic", r"--penalty must be one of absolute, relu; got 'cubic'\. See"),
+        (
+            "train --divergence mmdd",
+            r"--divergence must be one of .*; got 'mmdd'\. Did you mean mmd\?",
+        ),
+        ("train --likelihood gauss", r"--likelihood must be one of normal, .*; got 'gauss'\."),
+        ("train --estimator loo", r"--estimator must be one of batch, .*; got 'loo'\."),
+        (
+            "evaluate run --baseline pac",
+            r"--baseline must be one of .*; got 'pac'\. Did you mean pca\?",
+        ),
+        ("reproduce overlap --scale smal", r"--scale must be one of .* Did you mean small\?"),
+        ("list recipe", r"'recipe' is not.* 'recipes'"),
         ("train --bta 2", r"No such option[: ]+'?--bta'?.*--beta"),
         ("train surplus", r"unexpected extra argument"),
-        ("tarin", r"No such command 'tarin'"),
+        ("tarin", r"a command must be one of train, .*; got 'tarin'\. Did you mean train\?"),
+        ("--bta", r"No such option[: ]+'?--bta"),
+        ("--bta train", r"No such option[: ]+'?--bta"),
         ("sample", r"Missing argument 'RUN'"),
         ("sample run -n 0", r"Invalid value for '-n': 0 is not in the range"),
         ("sample run --label -1", r"Invalid value for '--label': -1 is not in the range"),
@@ -570,10 +625,11 @@ def test_usage_errors_of_click(arguments, sentence, here):
     before = sorted(here.rglob("*"))
     result = call(*arguments.split())
     assert result.exit_code == 2 and "Traceback" not in result.output
-    lines = result.stderr.splitlines()
-    assert lines[0].startswith("Usage: ")
-    assert [line.startswith("Error: ") for line in lines].count(True) == 1
-    assert re.search(sentence, lines[-1]), lines
+    (line,) = result.stderr.splitlines()
+    assert re.match(f"Error: .*{sentence}", line), line
+    name = next((word for word in arguments.split() if word in COMMANDS), None)
+    where = f"pyro-bvae {name}" if name and not arguments.startswith("-") else "pyro-bvae"
+    assert line.endswith(f" See {where} --help.")
     assert sorted(here.rglob("*")) == before
 
 

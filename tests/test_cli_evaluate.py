@@ -329,7 +329,7 @@ def test_a_run_with_code_of_ones_own_needs_trust(here):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        ("run --baseline lda", r"Invalid value for '--baseline': 'lda' is not one of"),
+        ("run --baseline lda", r"--baseline must be one of factors, .*; got 'lda'"),
         ("run --samples 0", r"Invalid value for '--samples': 0 is not in the range"),
         ("run --rows 0", r"Invalid value for '--rows': 0 is not in the range"),
         ("run --seed -1", r"Invalid value for '--seed': -1 is not in the range"),

@@ -10,7 +10,7 @@ import pytest
 
 from pyro_bvae import config as options
 from pyro_bvae import datasets, divergences, evaluation, likelihoods, metrics, networks, priors
-from pyro_bvae.config import FORMAT, Config, flag
+from pyro_bvae.config import FORMAT, GROUPS, Config, flag
 
 FIELDS = dataclasses.fields(Config)
 WHOLE = ("image_size", "latent_dim", "n_particles", "epochs", "steps", "batch_size", "seed")
@@ -41,6 +41,12 @@ def test_every_field_has_one_line_of_help():
     for field in FIELDS:
         text = field.metadata["help"]
         assert text and "\n" not in text and text.endswith("."), field.name
+
+
+def test_groups_of_options_begin_at_fields_in_their_order():
+    names = [field.name for field in FIELDS]
+    firsts = [names.index(first) for first in GROUPS.values()]
+    assert firsts[0] == 0 and firsts == sorted(firsts)
 
 
 def test_importing_config_imports_no_torch():

@@ -89,9 +89,9 @@ MAY_IMPORT = {
     "cli": (),
     "cli.errors": (),
     "cli.options": ("config",),
-    "cli.listing": ("config", "recipes"),
+    "cli.listing": ("cli.options", "config", "recipes"),
     "cli.process": (),
-    "cli.doctor": ("build", "config", "datasets", "training",),
+    "cli.doctor": ("build", "cli.options", "config", "datasets", "training"),
     "cli.table": ("evaluation",),
     "cli.sample": ("cli.errors", "cli.options", "figures", "runs", "writing"),
     "cli.traverse": ("cli.errors", "cli.options", "figures", "runs", "writing"),
@@ -107,9 +107,10 @@ MAY_IMPORT = {
         "report", "runs", "tensorboard", "writing",
     ),
     "cli.reproduce": (
-        "build", "cli.errors", "cli.process", "cli.sweep", "datasets", "recipes", "reproduce", "sweep",
+        "build", "cli.errors", "cli.options", "cli.process", "cli.sweep", "datasets", "recipes", "reproduce",
+        "sweep",
     ),
-    "cli.main": ("",),
+    "cli.main": ("", "cli.errors", "config"),
     "cli.__main__": ("cli.main",),
 }  # fmt: skip
 TORCH_FREE = (

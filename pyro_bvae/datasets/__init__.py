@@ -1,6 +1,6 @@
 """Data sets: generated, bundled, downloaded, and of the user's own.
 
-Example:
+Examples:
     >>> train, test = load_dataset("spirals", seed=0)
     >>> train.x.shape, train.n_classes
     ((400, 2), 4)

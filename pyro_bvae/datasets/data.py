@@ -25,7 +25,7 @@ _DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
 class Data:
     """A data set: `x` with optional class labels and ground-truth factors.
 
-    Example:
+    Examples:
         >>> data = Data(np.zeros((3, 2), np.float32), labels=np.array([0, 2, 1]))
         >>> len(data), data.x_shape, data.n_classes, data.resident
         (3, (2,), 3, True)
@@ -225,7 +225,7 @@ def to_float(x: torch.Tensor) -> torch.Tensor:
     Returns:
         float32 `(batch, *x_shape)`: uint8 divided by 255 into [0, 1], others unchanged.
 
-    Example:
+    Examples:
         >>> import torch
         >>> to_float(torch.tensor([0, 51, 255], dtype=torch.uint8))
         tensor([0.0000, 0.2000, 1.0000])

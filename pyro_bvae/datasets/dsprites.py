@@ -48,7 +48,7 @@ def render_dsprites(indices: np.ndarray | None = None) -> np.ndarray:
         TypeError: `indices` are not integers.
         ValueError: they are not `(n,)`, or one lies outside the archive.
 
-    Example:
+    Examples:
         >>> square = render_dsprites(np.array([0]))[0]
         >>> square.shape, int(square.sum())
         ((64, 64), 100)

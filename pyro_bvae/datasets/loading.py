@@ -72,7 +72,7 @@ def load_dataset(
         ValueError: an option is out of range or does not apply to this data, or a file is damaged.
         TypeError: an array has an unsuitable dtype.
 
-    Example:
+    Examples:
         >>> train, test = load_dataset("digits", test_fraction=0.2)
         >>> len(train), len(test), train.x_shape, train.n_classes
         (1438, 359, (1, 8, 8), 10)

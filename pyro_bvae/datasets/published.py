@@ -36,8 +36,9 @@ def check_present(name: str, path: Path, page: str) -> None:
 def combinations(sizes: tuple[int, ...]) -> np.ndarray:
     """Every combination of classes, the last changing fastest: int64 `(n, len(sizes))`.
 
-    >>> combinations((2, 3)).tolist()
-    [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    Examples:
+        >>> combinations((2, 3)).tolist()
+        [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
     """
     return np.stack(np.unravel_index(np.arange(math.prod(sizes)), sizes), axis=1)
 

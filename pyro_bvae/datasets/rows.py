@@ -78,8 +78,9 @@ def is_resident(x: object) -> bool:
 def stretches(index: np.ndarray) -> Iterator[tuple[int, int]]:
     """Where in ``index`` rows follow each other, so that they can be read at once.
 
-    >>> list(stretches(np.array([4, 5, 6, 2, 9, 10])))
-    [(0, 3), (3, 4), (4, 6)]
+    Examples:
+        >>> list(stretches(np.array([4, 5, 6, 2, 9, 10])))
+        [(0, 3), (3, 4), (4, 6)]
     """
     cuts = (np.flatnonzero(np.diff(index) != 1) + 1).tolist()
     return zip([0, *cuts], [*cuts, len(index)], strict=True) if len(index) else iter(())

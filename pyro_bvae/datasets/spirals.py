@@ -28,7 +28,7 @@ def spirals(n_per_arm: int = 100, n_arms: int = 4, seed: int = 0) -> Data:
         Johnson et al. 2016, https://arxiv.org/abs/1603.06277 (the pinwheel);
         Mathieu et al. 2019, https://arxiv.org/abs/1812.02833 (as used here).
 
-    Example:
+    Examples:
         >>> data = spirals(n_per_arm=5)
         >>> data.x.shape, data.n_classes
         ((20, 2), 4)

@@ -32,8 +32,9 @@ def active_units(loc: np.ndarray, kl: np.ndarray | None = None) -> Score:
 
     References: Burda 2016, https://arxiv.org/abs/1509.00519
 
-    >>> active_units(np.array([[0.0, 1.0], [0.0, -1.0]])).value
-    1.0
+    Examples:
+        >>> active_units(np.array([[0.0, 1.0], [0.0, -1.0]])).value
+        1.0
     """
     loc = check_codes("active_units", loc, "loc")
     active = np.flatnonzero(loc.var(0) > ACTIVE_VARIANCE)

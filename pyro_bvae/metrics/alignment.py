@@ -37,9 +37,10 @@ def mcc(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0) -> Score:
 
     References: Hyvarinen and Morioka 2016, https://arxiv.org/abs/1605.06336
 
-    >>> codes = np.array([[0.0, 3], [-1, 3], [-2, 1], [0, 1]])
-    >>> round(mcc(codes, np.array([[0], [1], [2], [0]])).value, 12)
-    1.0
+    Examples:
+        >>> codes = np.array([[0.0, 3], [-1, 3], [-2, 1], [0, 1]])
+        >>> round(mcc(codes, np.array([[0], [1], [2], [0]])).value, 12)
+        1.0
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -76,9 +77,10 @@ def irs(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0) -> Score:
     References: Suter 2019, https://arxiv.org/abs/1811.00007, quantile and weights of Locatello 2019,
     https://arxiv.org/abs/1811.12359
 
-    >>> grid = np.indices((3, 4)).reshape(2, -1).T
-    >>> irs(grid, grid).value
-    1.0
+    Examples:
+        >>> grid = np.indices((3, 4)).reshape(2, -1).T
+        >>> irs(grid, grid).value
+        1.0
     """
     codes, factors = check_pair("irs", codes, factors)
     groups = [_rows_by_value(column) for column in factors.T]
@@ -134,9 +136,10 @@ def udr(
 
     References: Duan 2020, https://arxiv.org/abs/1905.12614
 
-    >>> z = np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
-    >>> round(udr([z, -z[:, ::-1]]).value, 12)
-    0.9
+    Examples:
+        >>> z = np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
+        >>> round(udr([z, -z[:, ::-1]]).value, 12)
+        0.9
     """
     if method not in ("lasso", "spearman"):
         raise ValueError(f"udr: method must be 'lasso' or 'spearman'; got {method!r}. Choose one.")

@@ -48,9 +48,10 @@ def boost(
     References:
         Friedman 2001, Greedy function approximation, https://doi.org/10.1214/aos/1013203451
 
-    >>> x = np.arange(8.0)[:, None]
-    >>> boost(x, np.repeat([0, 1], 4), x).test
-    array([0, 0, 0, 0, 1, 1, 1, 1])
+    Examples:
+        >>> x = np.arange(8.0)[:, None]
+        >>> boost(x, np.repeat([0, 1], 4), x).test
+        array([0, 0, 0, 0, 1, 1, 1, 1])
     """
     classes, y = np.unique(y, return_inverse=True)
     if len(classes) == 1:

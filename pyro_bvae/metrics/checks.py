@@ -111,8 +111,9 @@ def spread(codes: np.ndarray, ddof: int = 0) -> np.ndarray:
 
     Computed plainly, that of a constant can be 1e-17, and that of tiny codes 0.
 
-    >>> spread(np.array([[0.1, 1e-200], [0.1, 3e-200], [0.1, 2e-200]]), ddof=1)
-    array([0.e+000, 1.e-200])
+    Examples:
+        >>> spread(np.array([[0.1, 1e-200], [0.1, 3e-200], [0.1, 2e-200]]), ddof=1)
+        array([0.e+000, 1.e-200])
     """
     std = np.empty(codes.shape[1])
     for block in latent_blocks(codes):

@@ -37,8 +37,9 @@ def cluster_scores(
         nearest other component, over ``silhouette_codes`` evenly spaced codes, at most 2,000; None
         where they lie in one component, or each in its own.
 
-    >>> cluster_scores(np.array([0, 0, 1, 1]), np.array([5, 5, 7, 5])).value
-    0.75
+    Examples:
+        >>> cluster_scores(np.array([0, 0, 1, 1]), np.array([5, 5, 7, 5])).value
+        0.75
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 

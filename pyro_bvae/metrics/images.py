@@ -37,10 +37,11 @@ def sharpness(images: np.ndarray) -> Score:
 
     References: Pech-Pacheco 2000, https://doi.org/10.1109/ICPR.2000.903548
 
-    >>> dot = np.zeros((1, 3, 3), dtype=np.uint8)
-    >>> dot[0, 1, 1] = 1  # responses: -4 in the middle, 2 beside it
-    >>> round(sharpness(dot).value, 6)
-    3.358025
+    Examples:
+        >>> dot = np.zeros((1, 3, 3), dtype=np.uint8)
+        >>> dot[0, 1, 1] = 1  # responses: -4 in the middle, 2 beside it
+        >>> round(sharpness(dot).value, 6)
+        3.358025
     """
     images = _checked(images)
     n, height, width = len(images), *images.shape[-2:]

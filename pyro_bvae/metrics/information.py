@@ -41,9 +41,10 @@ def mig(codes: np.ndarray, factors: np.ndarray, *, n_bins: int = 20, seed: int =
     References: Chen 2018, https://arxiv.org/abs/1802.04942, with the bins of Locatello 2019,
     https://arxiv.org/abs/1811.12359; `mig_chen` is another estimator.
 
-    >>> grid = np.tile(np.indices((3, 4)).reshape(2, -1), 20).T
-    >>> round(mig(grid, grid).value, 12)
-    1.0
+    Examples:
+        >>> grid = np.tile(np.indices((3, 4)).reshape(2, -1), 20).T
+        >>> round(mig(grid, grid).value, 12)
+        1.0
     """
     mi, entropies, details = _information("mig", codes, factors, n_bins)
     first, second = _two_largest(mi)
@@ -62,9 +63,10 @@ def aam(codes: np.ndarray, factors: np.ndarray, *, n_bins: int = 20, seed: int =
     Returns:
         Score: in [0, 1]; details as of `mig`.
 
-    >>> grid = np.tile(np.indices((3, 4)).reshape(2, -1), 20).T
-    >>> round(aam(grid, grid).value, 12)
-    1.0
+    Examples:
+        >>> grid = np.tile(np.indices((3, 4)).reshape(2, -1), 20).T
+        >>> round(aam(grid, grid).value, 12)
+        1.0
     """
     mi, _, details = _information("aam", codes, factors, n_bins)
     first = mi.max(0)
@@ -86,9 +88,10 @@ def modularity(codes: np.ndarray, factors: np.ndarray, *, n_bins: int = 20, seed
 
     References: Ridgeway and Mozer 2018, https://arxiv.org/abs/1802.05312
 
-    >>> grid = np.tile(np.indices((3, 4)).reshape(2, -1), 20).T
-    >>> round(modularity(grid, grid).value, 12)
-    1.0
+    Examples:
+        >>> grid = np.tile(np.indices((3, 4)).reshape(2, -1), 20).T
+        >>> round(modularity(grid, grid).value, 12)
+        1.0
     """
     mi, _, details = _information("modularity", codes, factors, n_bins)
     best = mi.max(1)
@@ -120,9 +123,10 @@ def mutual_information(
     Returns:
         Array ``(latent_dim, n_factors)``, nats, and the number of occupied bins ``(latent_dim,)``.
 
-    >>> mi, occupied = mutual_information(np.array([[0.0], [1.0]]), np.array([[0], [1]]), 20)
-    >>> bool(np.isclose(mi[0, 0], np.log(2))), occupied.tolist()
-    (True, [2])
+    Examples:
+        >>> mi, occupied = mutual_information(np.array([[0.0], [1.0]]), np.array([[0], [1]]), 20)
+        >>> bool(np.isclose(mi[0, 0], np.log(2))), occupied.tolist()
+        (True, [2])
     """
     mi = np.empty((codes.shape[1], factors.shape[1]))
     occupied = np.empty(codes.shape[1], dtype=np.int64)
@@ -157,8 +161,9 @@ def gaussian_total_correlation(codes: np.ndarray) -> Score:
 
     References: Locatello 2019, https://arxiv.org/abs/1811.12359
 
-    >>> gaussian_total_correlation(np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])).value
-    0.0
+    Examples:
+        >>> gaussian_total_correlation(np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])).value
+        0.0
     """
     codes = check_codes("gaussian_total_correlation", codes)
     live, n = np.ptp(codes, axis=0) > 0, len(codes)

@@ -70,9 +70,10 @@ def dci(
         Eastwood and Williams 2018, https://openreview.net/forum?id=By-7dz-AZ; defaults of Locatello et
         al. 2019, https://arxiv.org/abs/1811.12359
 
-    >>> factors = np.random.default_rng(0).integers(4, size=(300, 2))
-    >>> dci(factors * 1.0, factors).value
-    1.0
+    Examples:
+        >>> factors = np.random.default_rng(0).integers(4, size=(300, 2))
+        >>> dci(factors * 1.0, factors).value
+        1.0
     """
     from sklearn.utils.parallel import Parallel, delayed
 
@@ -144,9 +145,10 @@ def sap(
     References:
         Kumar et al. 2018, https://arxiv.org/abs/1711.00848
 
-    >>> factors = np.random.default_rng(0).integers(4, size=(1000, 2))
-    >>> round(sap(factors * 1.0, factors, continuous=True).value, 2)
-    1.0
+    Examples:
+        >>> factors = np.random.default_rng(0).integers(4, size=(1000, 2))
+        >>> round(sap(factors * 1.0, factors, continuous=True).value, 2)
+        1.0
     """
     numbers = factors
     codes, factors = check_pair("sap", codes, factors)
@@ -215,9 +217,10 @@ def explicitness(
     References:
         Ridgeway and Mozer 2018, https://arxiv.org/abs/1802.05312
 
-    >>> factors = np.random.default_rng(0).integers(3, size=(1000, 2))
-    >>> explicitness(np.eye(3)[factors].reshape(1000, 6), factors).value
-    1.0
+    Examples:
+        >>> factors = np.random.default_rng(0).integers(3, size=(1000, 2))
+        >>> explicitness(np.eye(3)[factors].reshape(1000, 6), factors).value
+        1.0
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -254,8 +257,9 @@ def concentration(importance: np.ndarray) -> tuple[np.ndarray, float]:
 
     A row of zeros scores 0 and weighs nothing; a row of one entry has entropy 0.
 
-    >>> concentration(np.array([[3.0, 0.0], [0.5, 0.5]]))
-    (array([1., 0.]), 0.75)
+    Examples:
+        >>> concentration(np.array([[3.0, 0.0], [0.5, 0.5]]))
+        (array([1., 0.]), 0.75)
     """
     total = importance.sum(1)
     share = importance / np.where(total > 0, total, 1)[:, None]

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 class Score(NamedTuple):
     """A metric's value, and what is needed to judge it: nulls, sample sizes, parts.
 
-    >>> float(Score(0.5, {"n": 10}))
-    0.5
+    Examples:
+        >>> float(Score(0.5, {"n": 10}))
+        0.5
     """
 
     value: float

@@ -29,8 +29,9 @@ def hoyer(codes: np.ndarray, drop_dead: bool = True) -> Score:
         for N(0, I) codes), ``kept`` (their indices), ``dimensions`` (how many), ``dead``, and
         ``unnormalised`` (without the division).
 
-    >>> round(hoyer(np.eye(4)).value, 6)
-    1.0
+    Examples:
+        >>> round(hoyer(np.eye(4)).value, 6)
+        1.0
     """
     codes = check_codes("hoyer", codes)
     std = spread(codes)

@@ -61,9 +61,10 @@ def beta_vae_score(
         Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl; defaults of Locatello et al. 2019,
         https://arxiv.org/abs/1811.12359
 
-    >>> factors = np.random.default_rng(0).integers(4, size=(1000, 2))
-    >>> beta_vae_score(factors * 1.0, factors, n_train=500, n_eval=100).value
-    1.0
+    Examples:
+        >>> factors = np.random.default_rng(0).integers(4, size=(1000, 2))
+        >>> beta_vae_score(factors * 1.0, factors, n_train=500, n_eval=100).value
+        1.0
     """
     name = "beta_vae_score"
     codes, factors = check_pair(name, codes, factors)
@@ -152,9 +153,10 @@ def factor_vae_score(
         Kim and Mnih 2018, https://arxiv.org/abs/1802.05983; Mathieu et al. 2019,
         https://arxiv.org/abs/1812.02833
 
-    >>> factors = np.random.default_rng(0).integers(4, size=(1000, 2))
-    >>> factor_vae_score(factors * 1.0, factors, n_train=500, n_eval=100).value
-    1.0
+    Examples:
+        >>> factors = np.random.default_rng(0).integers(4, size=(1000, 2))
+        >>> factor_vae_score(factors * 1.0, factors, n_train=500, n_eval=100).value
+        1.0
     """
     name = "factor_vae_score"
     codes, factors = check_pair(name, codes, factors)

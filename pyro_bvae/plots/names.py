@@ -33,7 +33,7 @@ def name_ends(ax: Axes, ends: Mapping[str, float]) -> None:
 def spread(values: Array, gap: float, low: float, high: float) -> Array:
     """Move values apart, by as little as a sweep up and a sweep down need, within low and high.
 
-    Example:
+    Examples:
         >>> spread(np.array([1.0, 0.0, 0.1]), 0.5, 0.0, 2.0).tolist()
         [1.0, 0.0, 0.5]
     """

@@ -32,9 +32,10 @@ def check_prior(prior: nn.Module, latent_dim: int) -> str:
         TypeError: not a module, or no Pyro distribution.
         ValueError: wrong shapes, values or density; the sentence says which.
 
-    >>> from pyro_bvae.priors import SpikeSlab
-    >>> check_prior(SpikeSlab(2), 2)
-    'ok: integrates to 1.00..., KL by Monte Carlo'
+    Examples:
+        >>> from pyro_bvae.priors import SpikeSlab
+        >>> check_prior(SpikeSlab(2), 2)
+        'ok: integrates to 1.00..., KL by Monte Carlo'
     """
     name = type(prior).__name__
     p_z = prior_distribution(prior, latent_dim)

@@ -55,8 +55,9 @@ class Recipe:
 def recipe_names() -> list[str]:
     """All experiments.
 
-    >>> "spirals-clustering" in recipe_names()
-    True
+    Examples:
+        >>> "spirals-clustering" in recipe_names()
+        True
     """
     return sorted(
         entry.name.removesuffix(".toml")
@@ -102,8 +103,9 @@ def read_recipe(name: str, scale: str = "full") -> Recipe:
 def read_setting(name: str) -> Config:
     """The configuration ``experiment/setting`` as published; an experiment's first where it names none.
 
-    >>> read_setting("spirals-clustering/alpha-5").alpha
-    5
+    Examples:
+        >>> read_setting("spirals-clustering/alpha-5").alpha
+        5
 
     Raises:
         ValueError: no experiment or setting of that name.

@@ -162,8 +162,9 @@ def summarise(values: Sequence[float], se: float | None) -> tuple[float, float |
 def number(value: float, se: float | None) -> str:
     """``value ± se`` to the two leading digits of the error; four digits where there is none.
 
-    >>> number(1.88996, 0.0494), number(-147.357, None), number(4.0, None)
-    ('1.890 ± 0.049', '-147.4', '4')
+    Examples:
+        >>> number(1.88996, 0.0494), number(-147.357, None), number(4.0, None)
+        ('1.890 ± 0.049', '-147.4', '4')
     """
     if not math.isfinite(value):
         return "–"

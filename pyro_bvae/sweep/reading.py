@@ -56,8 +56,9 @@ class Sweep:
     def names(self) -> list[str]:
         """A folder's name for each run: what is varied and the seed, in safe characters.
 
-        >>> over_seeds(Config(), 2).names()
-        ['seed-0', 'seed-1']
+        Examples:
+            >>> over_seeds(Config(), 2).names()
+            ['seed-0', 'seed-1']
         """
         plain = [_name(config, self.varied) for config in self.configs]
         # Some file systems do not tell capitals apart.
@@ -71,8 +72,9 @@ class Sweep:
 def over_seeds(config: Config, n: int) -> Sweep:
     """``n`` runs of one configuration, with its seed and those that follow.
 
-    >>> [c.seed for c in over_seeds(Config(seed=3), 2).configs]
-    [3, 4]
+    Examples:
+        >>> [c.seed for c in over_seeds(Config(seed=3), 2).configs]
+        [3, 4]
 
     Raises:
         ValueError, TypeError: ``n`` is not a whole number of at least 1, or makes too many runs.
