@@ -1,5 +1,6 @@
 """Every example runs and draws what it says."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from pyro_bvae.datasets import Data
+from pyro_bvae.priors import PRIORS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -52,6 +55,18 @@ def test_custom_prior(tmp_path, monkeypatch, capsys):
     assert "radius 1.00 -> 1.00" not in said  # it moved
     assert picture(out)[0] > 500
     assert scope["Ring"](2, radius=2.0)().event_shape == (2,)
+
+
+@pytest.mark.slow
+def test_priors(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "priors.png"
+    run("priors.py", "--steps", 5, "--out", out, monkeypatch=monkeypatch)
+    masses = dict(re.findall(r"(\S+) +([\d.]+)% of its mass", capsys.readouterr().out))
+    assert set(masses) == set(PRIORS)
+    for name, p in (("gaussian", stats.norm()), ("student-t", stats.t(3))):
+        inside = (p.cdf(3) - p.cdf(-3)) ** 2
+        assert float(masses[name]) == pytest.approx(100 * inside, abs=0.1)
+    assert picture(out)[1] > 600
 
 
 @pytest.mark.slow
