@@ -28,16 +28,16 @@ def command(what: str | None) -> None:
         ("--metrics", (*config.MEASURES, *config.METRICS)),
         ("--baseline", config.BASELINES),
     ):
-        click.echo(f"{option:<14}{', '.join(names)}")
+        click.echo(f"{option:<17}{', '.join(names)}")
     click.echo(
         "Your own: --dataset PATH, --prior package.module:Class, --network package.module:function."
     )
     click.echo("Defaults by data set:")
     own = "latent_dim 10 or fewer, batch_size 64, lr 0.001, at least 20 epochs and 2,000 steps"
-    click.echo(f"  {'your own':<14}{own}")
+    click.echo(f"  {'your own':<17}{own}")
     for name, defaults in config.DATASET_DEFAULTS.items():
         chosen = ", ".join(f"{option} {value}" for option, value in defaults.items())
-        click.echo(f"  {name:<14}{chosen}")
+        click.echo(f"  {name:<17}{chosen}")
 
 
 def _list_recipes() -> None:

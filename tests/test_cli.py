@@ -191,6 +191,11 @@ def test_list_names_every_key():
         assert set(keys) <= words
 
 
+def test_list_keeps_names_and_what_follows_apart():
+    for name in options.DATASET_DEFAULTS:
+        assert f"  {name} " in call("list").output
+
+
 # From options to Config
 
 
