@@ -290,10 +290,10 @@ class DecompositionELBO(TermsELBO):
     def _divergence(self, model_trace: Any, guide_trace: Any) -> Tensor | None:
         if self.alpha == 0:
             return None
-        if self.divergence is None:
+        if not callable(self.divergence):
             raise ValueError(
                 f"DecompositionELBO: divergence must be a function (q_z, p_z, z) where alpha > 0; got "
-                f"none with alpha={self.alpha}. Pass one of pyro_bvae.divergences."
+                f"{self.divergence!r} with alpha={self.alpha}. Pass one of pyro_bvae.divergences."
             )
         if self.site not in guide_trace.nodes:
             raise ValueError(

@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor, nn
 
+from .priors.arguments import brief
 from .priors.check import prior_distribution
 from .schedules import NonNegative
 
@@ -99,6 +100,13 @@ class VAE(nn.Module):
         encode_labels: bool = False,
     ) -> None:
         super().__init__()
+        parts = {"encoder": encoder, "decoder": decoder, "prior": prior, "likelihood": likelihood}
+        for name, part in parts.items():
+            if not isinstance(part, nn.Module):
+                raise TypeError(
+                    f"VAE: {name} must be a module; got {brief(part)}. Make one, such as "
+                    "pyro_bvae.priors.Gaussian(latent_dim=2)."
+                )
         self.encoder, self.decoder = encoder, decoder
         self.prior, self.likelihood = prior, likelihood
         self.beta = beta

@@ -604,8 +604,11 @@ def test_bad_numbers_and_choices_are_refused(make, sentence):
 
 def test_divergence_refusals():
     program, vae, x = TwoSites(), tiny(), rows()
-    with pytest.raises(ValueError, match="divergence must be a function .* none with alpha=1.0"):
-        DecompositionELBO(1.0).loss(vae.model, vae.guide, x)
+    for wrong in (None, "mmd"):
+        with pytest.raises(
+            ValueError, match=f"divergence must be a function .* {wrong!r} with alpha=1.0"
+        ):
+            DecompositionELBO(1.0, wrong).loss(vae.model, vae.guide, x)
     with pytest.raises(ValueError, match="site must be a latent site of the guide; got 'w'"):
         DecompositionELBO(1.0, mmd_per_dim, site="w").loss(vae.model, vae.guide, x)
     elbo = DecompositionELBO(1.0, mmd_per_dim, site="u")

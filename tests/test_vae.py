@@ -310,6 +310,20 @@ def test_device_of_a_model():
     assert vae_device(nn.Identity()).type == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("part", "wrong"), [("prior", "mixture"), ("prior", Gaussian), ("likelihood", None)]
+)
+def test_a_part_that_is_no_module_is_refused(part, wrong):
+    parts = {
+        "encoder": nn.Identity(),
+        "decoder": nn.Identity(),
+        "prior": Gaussian(2),
+        "likelihood": Normal(1.0),
+    }
+    with pytest.raises(TypeError, match=f"VAE: {part} must be a module; got .*Make one, such as"):
+        VAE(**(parts | {part: wrong}))
+
+
 def test_a_posterior_or_prior_of_torch_alone_is_refused():
     torch_only = torch.distributions.Independent(
         torch.distributions.Normal(torch.zeros(4, 2), torch.ones(4, 2)), 1
