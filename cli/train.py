@@ -191,8 +191,8 @@ def _check_alone(context: click.Context) -> None:
         name = str(option.name)
         if name not in beside and context.get_parameter_source(name) is typed:
             raise ValueError(
-                f"--resume goes on by the options that the run was started with; got {option.opts[0]} "
-                "beside it. Leave it out, or train anew without --resume."
+                f"--resume goes on by the options that the run was started with; got "
+                f"{_typed(context, option)} beside it. Leave it out, or train anew without --resume."
             )
 
 
@@ -204,8 +204,16 @@ def _check_seeds(context: click.Context, seeds: int | None) -> None:
     )
     for option in context.command.params:
         if option.name in without and context.get_parameter_source(option.name) is typed:
-            rule = "must stand without" if seeds is not None else "must stand beside"
-            raise ValueError(f"{option.opts[0]} {rule} --seeds. Leave one out, or add the other.")
+            name = _typed(context, option)
+            if seeds is None:
+                raise ValueError(f"{name} must stand beside --seeds. Add it, or leave {name} out.")
+            raise ValueError(f"{name} must stand without --seeds. Leave one of them out.")
+
+
+def _typed(context: click.Context, option: click.Parameter) -> str:
+    """The option as it was typed: --no-report, not --report."""
+    off = bool(option.secondary_opts) and context.params[str(option.name)] is False
+    return (option.secondary_opts if off else option.opts)[0]
 
 
 def _tensorboard(folder: str) -> Any:

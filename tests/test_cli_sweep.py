@@ -189,6 +189,11 @@ def test_train_under_several_seeds(here):
     [
         (["--seeds", "0"], "there must be 1 to 10,000 runs; got 0"),
         (["--seeds", "2", "--jobs", "0"], "jobs must be at least 1, or -1 for one per core; got 0"),
+        (
+            ["--seeds", "2", "--no-report"],
+            "--no-report must stand without --seeds. Leave one of them out.",
+        ),
+        (["--jobs", "2"], "--jobs must stand beside --seeds. Add it, or leave --jobs out."),
         (["--seeds", "x"], "'x' is not a valid integer"),
     ],
 )

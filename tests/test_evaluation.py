@@ -514,6 +514,11 @@ BIAS = (
             {},
             "2 of 3 latents carry < 0.01 nats: lower beta or use fewer latents.",
         ),
+        (  # an empty code is not mended by fewer latents
+            {"active_units": 0},
+            {},
+            "3 of 3 latents carry < 0.01 nats: lower beta or lower lr.",
+        ),
         (
             {"active_units": 2, "idle_means": "do not move with x"},
             {},

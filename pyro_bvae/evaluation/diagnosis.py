@@ -19,7 +19,8 @@ def diagnose(metrics: dict[str, Any], config: Any) -> list[str]:
         sorter = "raise alpha or lower beta" if config.beta > 0 else "raise alpha"
     idle = metrics["latents"] - metrics["active_units"]
     if idle:
-        remedy = f"{freer} or use fewer latents" if freer else "use fewer latents"
+        fewer = "use fewer latents" if metrics["active_units"] else "lower lr"
+        remedy = f"{freer} or {fewer}" if freer else fewer
         says.append(f"{idle} of {metrics['latents']} latents {metrics['idle_means']}: {remedy}.")
     if not config.conditional:  # the label goes to the decoder: classes may share components
         says += _diagnose_clusters(metrics, sorter)
