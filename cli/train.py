@@ -21,7 +21,7 @@ from .table import echo_table
     headings={**GROUPS, "Output": "out", "Other": "trust"},
     epilog=examples(
         "train --prior mixture --alpha 1",
-        "train --dataset mnist --gamma 100 --capacity 20",
+        "train --dataset mnist --gamma 10 --capacity 20",
         "train --prior rings:Ring --prior-arg radius=2 --alpha 5",
         "train --resume runs/spirals-mixture-1",
     ),
@@ -291,13 +291,24 @@ class _Bar:
             self.bar.close()
 
 
+def _weights(run: Any) -> str:
+    """What weighed the terms at the end of the training."""
+    c, norm = run.config, run.metrics.get("beta_norm")
+    if c.gamma is not None:
+        return f"Final gamma {c.gamma:g}, C {c.capacity:g} nats"
+    if c.beta_tc is not None:
+        return f"Final beta_tc {c.beta_tc:g}"
+    beta = f"Final beta {run.vae.beta:g}" + ("" if norm is None else f" (beta_norm {norm:.3g})")
+    return beta + (f", alpha {c.alpha:g}" if c.alpha > 0 else "")
+
+
 def _summary(run: Any, report: bool) -> None:
     m, c = run.metrics, run.config
     seconds = m["training_seconds"]
-    norm = f" (beta_norm {m['beta_norm']:.3g})" if "beta_norm" in m else ""
     click.echo(
         f"\nTrained {c.dataset} with the {c.prior} prior: {int(run.history[-1]['step'])} steps in "
-        f"{seconds:.1f} s on {next(run.vae.parameters()).device}. Final beta {run.vae.beta:g}{norm}."
+        f"{seconds:.1f} s on {next(run.vae.parameters()).device}. {_weights(run)}.\n"
+        f"Model: {c.latent_dim} latents, network {c.network}, likelihood {c.likelihood}."
     )
     click.echo(f"Held-out, nats per example (n = {m['n']}):")
     echo_table(m)

@@ -366,7 +366,7 @@ def _check_together(config: Config) -> None:
         (c.gamma is not None and c.beta != 1,
          f"--gamma needs --beta 1, since gamma weighs the KL; got --beta {brief(c.beta)}. Leave --beta out."),
         (c.gamma is not None and (c.alpha > 0 or c.beta_tc is not None),
-         "--gamma and a divergence exclude each other. Leave out --alpha and --beta-tc, or --gamma."),
+         f"--gamma and {'--alpha' if c.alpha > 0 else '--beta-tc'} exclude each other. Leave one of them out."),
         (c.alpha_warmup > 0 and c.alpha == 0,
          f"--alpha-warmup {c.alpha_warmup:g} needs --alpha > 0. Give --alpha, e.g. --alpha 1."),
         (c.gamma is None and (c.penalty, c.reduction, c.capacity_ramp) != ("absolute", "batch", 1 / 3),

@@ -254,7 +254,8 @@ def test_train_prints_a_summary_and_what_comes_next(trained):
     out, result = trained
     lines = result.stdout.splitlines()
     assert lines[1].startswith("Trained spirals with the mixture prior: 3 steps in ")
-    assert lines[1].endswith(" s on cpu. Final beta 1.")
+    assert lines[1].endswith(" s on cpu. Final beta 1, alpha 1.")
+    assert lines[2] == "Model: 2 latents, network mlp, likelihood normal."
     assert "Held-out, nats per example (n = 400):" in lines
     for label in ("E log p(x|z)", "KL(q(z|x) || p(z))", "ELBO at beta = 1"):
         number = r"-?\d+\.\d{3} \+- \d\.\d{3}(  \(Monte Carlo, 1 sample\))?"
@@ -270,6 +271,18 @@ def test_train_prints_a_summary_and_what_comes_next(trained):
     assert lines[-2].startswith(f"Run: {out}; look at {out}") and lines[-2].endswith(" first")
     assert lines[-1].startswith("Next: pyro-bvae ") and str(out) in lines[-1]
     assert message(result) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--gamma", 10, "--capacity", 3), "Final gamma 10, C 3 nats."),
+        (("--beta-tc", 6), "Final beta_tc 6."),
+    ],
+)
+def test_summary_names_the_objective(options, said, tmp_path):
+    result = call("train", *options, "--out", tmp_path / "run", *FAST)
+    assert result.stdout.splitlines()[1].endswith(said), result.output
 
 
 def test_summary_of_a_conditional_model_is_given_the_label(conditional):
@@ -543,7 +556,7 @@ BAD = {
     "gamma and beta": ("--gamma 9 --capacity 5 --beta 2", r"--gamma needs --beta 1, .*got --beta 2"),
     "capacity without gamma": ("--capacity 5", r"--capacity 5\.0 needs --gamma"),
     "gamma without capacity": ("--gamma 5", r"--gamma 5\.0 needs --capacity"),
-    "gamma and alpha": ("--gamma 9 --capacity 5 --alpha 1", r"--gamma and a divergence exclude"),
+    "gamma and alpha": ("--gamma 9 --capacity 5 --alpha 1", r"--gamma and --alpha exclude each other"),
     "alpha-warmup at alpha 0": ("--alpha-warmup 0.5", r"--alpha-warmup 0\.5 needs --alpha > 0"),
     "penalty without gamma": ("--penalty relu", r"--capacity-ramp need --gamma and --capacity"),
     "beta-warmup beside gamma": (

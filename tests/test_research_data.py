@@ -571,6 +571,7 @@ def test_torchvision_still_has_the_class_that_is_called():
 def test_absent_files_say_where_they_belong(tmp_path, name, place, page):
     match = (
         f"^{name}: {tmp_path / place} must exist; got nothing there. Fetch it from https://{page}"
+        f".*for the folder that holds {place}[.]$"
     )
     with pytest.raises(FileNotFoundError, match=match):
         load_dataset(name, data_dir=tmp_path)

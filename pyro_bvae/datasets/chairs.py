@@ -46,7 +46,7 @@ def load_3d_chairs(
     """
     check_image_size(image_size, "3d-chairs")
     folder = Path(data_dir) / "rendered_chairs"
-    check_present("3d-chairs", folder, _PAGE)
+    check_present("3d-chairs", folder, _PAGE, Path(data_dir))
     paths, sizes = _find(folder)
     side = image_size or 64
     x = decoded(ImageFiles(tuple(paths), (3, side, side)), folder / f"chairs-{side}.npy")

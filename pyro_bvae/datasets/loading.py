@@ -145,6 +145,6 @@ def find_loader(
         return str(path), partial(load_file, path)
     close = difflib.get_close_matches(source, DATASETS, n=1)
     raise FileNotFoundError(
-        f"load_dataset: name_or_path must be one of {', '.join(DATASETS)}, or an existing path; "
+        f"load_dataset: the data set must be one of {', '.join(DATASETS)}, or an existing path; "
         f"got {source!r}. " + (f"Did you mean {close[0]}?" if close else "Choose one of them.")
     )

@@ -15,13 +15,14 @@ from .rows import Mapped, Rows
 IMAGE = (64, 64, 3)
 
 
-def check_present(name: str, path: Path, page: str) -> None:
+def check_present(name: str, path: Path, page: str, folder: Path | None = None) -> None:
     """Refuse a data set whose file or folder is not there, since nothing fetches it.
 
     Args:
         name: key of the data set.
-        path: `<data_dir>/<folder>/<file>`.
+        path: the file or folder that must be there.
         page: where the public finds it.
+        folder: the data folder `path` lies in; two above it by default.
 
     Raises:
         FileNotFoundError: one sentence.
@@ -29,7 +30,8 @@ def check_present(name: str, path: Path, page: str) -> None:
     if not os.path.isfile(path) and not os.path.isdir(path):
         raise FileNotFoundError(
             f"{name}: {path} must exist; got nothing there. Fetch it from {page}, or pass --data-dir DIR "
-            f"(or set PYRO_BVAE_DATA) for the folder that holds {path.parent.name}/{path.name}."
+            f"(or set PYRO_BVAE_DATA) for the folder that holds "
+            f"{path.relative_to(folder or path.parents[1])}."
         )
 
 
