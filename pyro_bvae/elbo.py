@@ -1,6 +1,6 @@
 """The objectives: one base that computes the ELBO's terms once, and the ways to combine them.
 
-With s the scale of the observed site (1, or N/B under subsampling), B the batch and sums over its
+With s the scale of the first observed site (1, or N/B under subsampling), B the batch and sums over its
 examples, the losses are
 
     DecompositionELBO   sum_i s (-log p(x_i|z_i) + beta kl_i) + alpha s B D(q(z), p(z))
