@@ -512,7 +512,7 @@ def test_network_of_ones_own(module):
         ("Foreign", TypeError, r"Foreign: forward\(\) must return a distribution from pyro\.dist"),
         ("Unfolded", ValueError, r"Unfolded: .*event_shape \(2,\); got \(2,\) and \(\)"),
         ("Broken", ValueError, r"the prior's forward\(\) fails .*--prior own_parts:Broken"),
-        ("no_module", TypeError, r"a prior must be an nn\.Module .*; got a str"),
+        ("no_module", TypeError, r"VAE: prior must be a module; got 'a prior'\. Make one"),
         ("Absent", ValueError, r"--prior must name something that can be imported .*own_parts:Abs"),
         ("", ValueError, r"--prior must name something that can be imported .*'own_parts:'"),
         ("constant", TypeError, r"--prior must be a class or a function; got .*constant', a int"),

@@ -219,7 +219,7 @@ def test_another_objective_does_not_keep_the_recipes():
         (("train", "--recipe", "overlap", "--resume", "x"), "got --recipe beside it"),
         (("reproduce", "overlaps"), "an experiment must be one of .*Did you mean overlap"),
         (("reproduce", "overlap", "--seeds", 0), "--seeds must be at least 1; got 0"),
-        (("reproduce", "overlap", "--scale", "big"), "'big' is not one of 'full', 'small'"),
+        (("reproduce", "overlap", "--scale", "big"), "--scale must be one of full, small; got 'big'"),
         (("reproduce", "overlap", "--jobs", 0), "jobs must be at least 1"),
         (("list", "recipe"), "'recipe' is not 'recipes'"),
     ],
