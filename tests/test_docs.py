@@ -50,6 +50,8 @@ def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
 
 def test_most_pages_have_python_and_no_fence_goes_unread():
     assert len([page for page in PAGES if CODE[page]]) > 12
+    checked = [page for page in PAGES if re.search("^ *assert ", "".join(CODE[page]), re.M)]
+    assert checked == [page for page in PAGES if CODE[page]]  # what a page claims, it asserts
     for page in PAGES:
         kinds = set(re.findall(r"^```(\w+)", page.read_text("utf-8"), re.M))
         assert kinds <= {"python", "sh", "text"}, page
