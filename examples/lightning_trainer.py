@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from pyro_bvae import VAE, DecompositionELBO
 from pyro_bvae.datasets import import_torchvision, spirals
 from pyro_bvae.divergences import inclusive_kl
-from pyro_bvae.elbo import TermsELBO
 from pyro_bvae.evaluation import evaluate
 from pyro_bvae.likelihoods import Normal
 from pyro_bvae.networks import mlp
 from pyro_bvae.priors import Mixture
 from pyro_bvae.schedules import Schedule, linear
+from pyro_bvae.terms import TermsELBO
 
 import_torchvision()  # Lightning imports it too, and fails where its binary is of another torch
 import lightning as L  # noqa: E402

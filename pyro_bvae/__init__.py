@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from pyro_bvae.config import Config as Config
     from pyro_bvae.elbo import CapacityELBO as CapacityELBO
     from pyro_bvae.elbo import DecompositionELBO as DecompositionELBO
-    from pyro_bvae.elbo import ElboTerms as ElboTerms
     from pyro_bvae.runs import Run as Run
     from pyro_bvae.runs import load_run as load_run
     from pyro_bvae.runs import resume as resume
     from pyro_bvae.runs import train as train
+    from pyro_bvae.terms import ElboTerms as ElboTerms
     from pyro_bvae.training import fit as fit
     from pyro_bvae.vae import VAE as VAE
 
@@ -38,7 +38,7 @@ _HOME = {
     "VAE": "vae",
     "CapacityELBO": "elbo",
     "DecompositionELBO": "elbo",
-    "ElboTerms": "elbo",
+    "ElboTerms": "terms",
     "fit": "training",
     "train": "runs",
     "Run": "runs",

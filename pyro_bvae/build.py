@@ -21,8 +21,9 @@ from . import likelihoods, networks, priors
 from .config import Config, default_compile
 from .datasets import Data, load_dataset, read_data
 from .divergences import DIVERGENCES
-from .elbo import CapacityELBO, DecompositionELBO, TermsELBO
+from .elbo import CapacityELBO, DecompositionELBO
 from .schedules import Schedule, linear
+from .terms import TermsELBO
 from .training import makes_record, steps_per_epoch
 from .vae import VAE
 

@@ -1,7 +1,7 @@
-"""The objectives: one base that computes the ELBO's terms once, and the ways to combine them.
+"""The objectives: the ways to combine the terms of an ELBO.
 
-With s the scale of the first observed site (1, or N/B under subsampling), B the batch and sums over its
-examples, the losses are
+With s the scale of the batch (1, or N/B under subsampling: see `pyro_bvae.terms`), B the batch and sums over
+its examples, the losses are
 
     DecompositionELBO   sum_i s (-log p(x_i|z_i) + beta kl_i) + alpha s B D(q(z), p(z))
     CapacityELBO        sum_i -s log p(x_i|z_i) + gamma s B |mean_i kl_i - C|
@@ -12,232 +12,16 @@ scale handler around the latent site, in the model and the guide (see `pyro_bvae
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Callable, Hashable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.distributions.util import scale_and_mask
-from pyro.infer import TraceMeanField_ELBO
-from pyro.infer.util import check_fully_reparametrized, is_validation_enabled, torch_item
-from pyro.poutine.messenger import Messenger
-from pyro.util import warn_if_nan
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 
 from .divergences import Divergence
 from .schedules import NonNegative
-
-Program = Callable[..., Any]
-_PARTICLES = "num_particles_vectorized"
-
-
-class ElboTerms(NamedTuple):
-    """The unscaled terms of an ELBO: nats per example, differentiable, averaged over particles.
-
-    Attributes:
-        log_px_z: E log p(x|z), ``(batch,)``, higher is better.
-        kl: KL(q(z|x) || p(z)), summed over latent sites, ``(batch,)``: the rate.
-        divergence: D(q(z), p(z)), ``()``; 0 where the objective has none.
-    """
-
-    log_px_z: Tensor
-    kl: Tensor
-    divergence: Tensor
-
-
-class Parts(NamedTuple):
-    """What one particle contributes: the terms, and the terms under their sites' scales."""
-
-    terms: ElboTerms
-    scaled_log_px_z: Tensor  # (batch,): s log p(x|z)
-    scaled_kl: Tensor  # (batch,): beta s KL, each latent site under its own scale
-    scale: Tensor | float  # (): s
-
-
-class _ModelInfer(Messenger):
-    """Remember the model's own ``infer`` of each site: `poutine.replay` puts the guide's in its place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sites: dict[str, dict[str, Any]] = {}
-
-    def _pyro_sample(self, msg: Any) -> None:
-        self.sites[msg["name"]] = dict(msg["infer"])
-
-
-class TermsELBO(TraceMeanField_ELBO):
-    """-ELBO with the terms at hand; subclasses change how they are combined.
-
-    Serves any Pyro model and guide whose latent and observed sites share one batch plate. KLs are in
-    closed form where one is registered, else the one-sample estimate log q(z|x) - log p(z); all
-    particles are averaged to ``(batch,)`` before they are combined.
-    """
-
-    monte_carlo_sites: tuple[str, ...] = ()
-    """The sites whose KL was estimated by samples when the terms were last computed."""
-    _plain: tuple[str, ...] = ("num_particles", "vectorize_particles", "max_plate_nesting")
-
-    @property
-    def structure(self) -> tuple[Hashable, ...]:
-        """What of this objective's program is no tensor: `CompiledSVI` watches it."""
-        # at alpha = 0 no D is computed
-        return *(getattr(self, name) for name in self._plain), getattr(self, "alpha", 1) == 0
-
-    def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> ElboTerms:
-        """The unscaled terms for one batch: `ElboTerms`."""
-        return self._collect(model, guide, args, kwargs).terms
-
-    def loss_and_terms(
-        self, model: Program, guide: Program, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, ElboTerms]:
-        """The differentiable loss ``()``, summed over the batch, and the terms it was made of."""
-        parts = self._collect(model, guide, args, kwargs)
-        return self._combine(parts), parts.terms
-
-    # Pyro's three entry points are overridden together: its own sum particle by particle, and a
-    # penalty such as |KL - C| must see their mean.
-    def differentiable_loss(
-        self, model: Program, guide: Program, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        return self.loss_and_terms(model, guide, *args, **kwargs)[0]
-
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        with torch.no_grad():
-            loss = torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
-        warn_if_nan(loss, "loss")
-        return cast(float, loss)
-
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)
-        value = torch_item(loss)
-        warn_if_nan(value, "loss")
-        return cast(float, value)
-
-    def _get_trace(
-        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, Any]:
-        own = _ModelInfer()
-        traces = super()._get_trace(own(model), guide, args, kwargs)
-        for name, infer in own.sites.items():
-            if name in traces[0].nodes:
-                traces[0].nodes[name]["infer"] = infer
-        return traces
-
-    def _combine(self, parts: Parts) -> Tensor:
-        return (parts.scaled_kl - parts.scaled_log_px_z).sum()
-
-    def _divergence(self, model_trace: Any, guide_trace: Any) -> Tensor | None:
-        return None
-
-    def _collect(
-        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Parts:
-        parts = [self._parts(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
-        if len(parts) == 1:
-            return parts[0]
-        flat = [(*part.terms, part.scaled_log_px_z, part.scaled_kl) for part in parts]
-        mean = [torch.stack(group).mean(0) for group in zip(*flat, strict=True)]
-        return Parts(ElboTerms(*mean[:3]), mean[3], mean[4], parts[0].scale)
-
-    def _parts(self, model_trace: Any, guide_trace: Any) -> Parts:
-        sites = [s for s in model_trace.nodes.values() if s["type"] == "sample"]
-        observed = [site for site in sites if site["is_observed"]]
-        if not observed:
-            raise ValueError(
-                f"{type(self).__name__}: the model must have an observed site; got none. "
-                "Pass obs= to pyro.sample."
-            )
-        auxiliary = [
-            site
-            for name, site in guide_trace.nodes.items()
-            if site["type"] == "sample" and name not in model_trace.nodes
-        ]
-        frame = self._batch_frame(sites + auxiliary)
-        log_px_z, scaled_log_px_z = self._totals(
-            [(site, site["unscaled_log_prob"]) for site in observed], frame
-        )
-        self.monte_carlo_sites = ()
-        kls = list(self._kls(model_trace, guide_trace))
-        for guide_site, _ in kls:
-            self._check_site(guide_site, observed[0]["scale"])
-        kl = scaled_kl = torch.zeros_like(log_px_z)
-        if kls:
-            kl, scaled_kl = self._totals(kls, frame)
-        divergence = self._divergence(model_trace, guide_trace)
-        if divergence is None:
-            divergence = log_px_z.new_zeros(())
-        scale = observed[0]["scale"]
-        terms = ElboTerms(log_px_z, kl, divergence)
-        mean_scale = scale.mean().to(log_px_z) if isinstance(scale, Tensor) else float(scale)
-        return Parts(terms, scaled_log_px_z, scaled_kl, mean_scale)
-
-    def _totals(self, sites: list[tuple[Any, Tensor]], frame: Any) -> tuple[Tensor, Tensor]:
-        """The values of sites summed to ``(batch,)``: as they are, and under each site's scale."""
-        plain, scaled = [], []
-        for site, value in sites:
-            plain.append(self._per_example(value, 1.0, site["mask"], frame))
-            scaled.append(self._per_example(value, site["scale"], site["mask"], frame))
-        return functools.reduce(operator.add, plain), functools.reduce(operator.add, scaled)
-
-    def _check_site(self, guide_site: Any, observed_scale: Tensor | float) -> None:
-        """A hook for objectives that need something of a latent site."""
-
-    def _kls(self, model_trace: Any, guide_trace: Any) -> Iterator[tuple[Any, Tensor]]:
-        """Each guide site with its unscaled KL, shaped like the site's batch."""
-        for name, guide_site in guide_trace.nodes.items():
-            if guide_site["type"] != "sample":
-                continue
-            if is_validation_enabled():
-                check_fully_reparametrized(guide_site)
-            log_q = guide_site["unscaled_log_prob"]
-            if name not in model_trace.nodes:  # an auxiliary site of the guide
-                self.monte_carlo_sites += (name,)
-                yield guide_site, log_q
-                continue
-            model_site = model_trace.nodes[name]
-            try:
-                yield guide_site, kl_divergence(guide_site["fn"], model_site["fn"])
-            except NotImplementedError:
-                self.monte_carlo_sites += (name,)
-                yield guide_site, log_q - model_site["unscaled_log_prob"]
-
-    def _batch_frame(self, sites: list[Any]) -> Any:
-        """The outermost plate that all sites share: the batch."""
-        shared = [
-            frame
-            for frame in sites[0]["cond_indep_stack"]
-            if frame.vectorized
-            and frame.name != _PARTICLES
-            and all(frame in site["cond_indep_stack"] for site in sites)
-        ]
-        if not shared:
-            names = ", ".join(site["name"] for site in sites)
-            raise ValueError(
-                f"{type(self).__name__}: all sites must share one vectorised plate over the batch; "
-                f"sites {names} share none. Put them under the same pyro.plate, or use "
-                "pyro.infer.TraceMeanField_ELBO for models with global latents."
-            )
-        return shared[0]
-
-    def _per_example(
-        self, value: Tensor, scale: Tensor | float, mask: Tensor | None, frame: Any
-    ) -> Tensor:
-        """``value`` scaled, summed over every plate but the batch, averaged over particles: (B,)."""
-        value = scale_and_mask(value, scale=scale, mask=mask)
-        particle_dim = None
-        if self.vectorize_particles and self.num_particles > 1:
-            particle_dim = -self.max_plate_nesting
-        for dim in range(-value.dim(), 0):
-            if dim == particle_dim:
-                value = value.mean(dim, keepdim=True)
-            elif dim != frame.dim:
-                value = value.sum(dim, keepdim=True)
-        return value.reshape(-1).expand(frame.size)
+from .terms import Parts, TermsELBO
 
 
 class DecompositionELBO(TermsELBO):
@@ -388,10 +172,10 @@ class CapacityELBO(TermsELBO):
         gamma = self.__dict__["_gamma"].to(kl.dtype)
         return gamma * parts.scale * len(kl) * penalty.mean() - parts.scaled_log_px_z.sum()
 
-    def _check_site(self, guide_site: Any, observed_scale: Tensor | float) -> None:
+    def _check_site(self, guide_site: Any, scale: Tensor | float) -> None:
         # Reading a scale held on a GPU waits for it: only while Pyro validates, as on a first step.
         if is_validation_enabled():
-            beta = torch_item(guide_site["scale"]) / torch_item(observed_scale)
+            beta = torch.as_tensor(guide_site["scale"] / scale).mean().item()
             if abs(beta - 1) > 1e-6:
                 raise ValueError(
                     f"CapacityELBO: beta must be 1, since gamma weighs the KL; got {beta:g} at site "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .elbo import TermsELBO
+from .terms import TermsELBO
 
 Record = dict[str, float]
 

@@ -17,13 +17,14 @@ from torch import Tensor
 from .datasets import Data
 from .datasets.batches import all_rows, batches, starts
 from .distributed import ShardedVAE, agree_on_noise
-from .elbo import CapacityELBO, TermsELBO
+from .elbo import CapacityELBO
 from .noise import noise_state, set_noise
 from .optim import JointAdam
 from .schedules import NonNegative, Schedule, numbers_on
 from .svi import CompiledSVI
 from .tally import Record as Record
 from .tally import Tally
+from .terms import TermsELBO
 from .vae import VAE, vae_device
 
 

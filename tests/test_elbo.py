@@ -683,7 +683,7 @@ def test_pyro_still_calls_the_hooks_the_objectives_override(monkeypatch):
 
 
 def test_replay_still_puts_the_guides_infer_in_place_of_the_models():
-    """The one reason for `_ModelInfer`. Where replay keeps the model's own, remove it."""
+    """The reason for `_ModelSites.infer`. Where replay keeps the model's own, remove it."""
     vae, x = tiny(), rows()
     guide_trace = poutine.trace(vae.guide).get_trace(x)
     model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x)

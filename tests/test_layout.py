@@ -33,15 +33,16 @@ MAY_IMPORT = {
     "datasets": (),
     # equations
     "vae": ("priors", "schedules"),
-    "elbo": ("divergences", "schedules"),
+    "terms": (),
+    "elbo": ("divergences", "schedules", "terms"),
     # loop
     "svi": (),
     "optim": (),
     "noise": (),
     "distributed": ("vae",),
-    "tally": ("elbo",),
+    "tally": ("terms",),
     "training": (
-        "datasets", "distributed", "elbo", "noise", "optim", "schedules", "svi", "tally", "vae",
+        "datasets", "distributed", "elbo", "noise", "optim", "schedules", "svi", "tally", "terms", "vae",
     ),
     # text -> objects
     "writing": (),
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     "config": (),
     "build": (
         "config", "datasets", "divergences", "elbo", "likelihoods", "networks", "priors",
-        "schedules", "training", "vae",
+        "schedules", "terms", "training", "vae",
     ),
     # reading
     "metrics": (),
