@@ -33,7 +33,9 @@ def command(what: str | None) -> None:
         "Your own: --dataset PATH, --prior package.module:Class, --network package.module:function."
     )
     click.echo("Defaults by data set:")
-    own = "latent_dim 10 or fewer, batch_size 64, lr 0.001, at least 20 epochs and 2,000 steps"
+    own = (
+        "latent_dim 10 or fewer, batch_size 64, lr 0.001, epochs 20, or as many as make 2,000 steps"
+    )
     click.echo(f"  {'your own':<17}{own}")
     for name, defaults in config.DATASET_DEFAULTS.items():
         chosen = ", ".join(f"{option} {value}" for option, value in defaults.items())

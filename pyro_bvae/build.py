@@ -54,6 +54,7 @@ def build(config: Config) -> Built:
     """
     device = choose_device(config.device)
     config = config.resolved()
+    _check_own_parts(config)
     train, test = load(config)
     config = _resolve_by_data(config, train)
     check_values(config, train)
@@ -228,8 +229,31 @@ def _make_network(
     return pair
 
 
+def _check_own_parts(config: Config) -> None:
+    """A prior and a network that cannot be found are refused before the data are read."""
+    _prior_of(config, ())
+    if config.network is not None:
+        _find(config.network, networks.NETWORKS, "--network")
+
+
 def make_prior(config: Config, x_shape: Sequence[int], x: Any = None) -> nn.Module:
     """The prior of a configuration; without data, pca and vamp wait for their checkpoint."""
+    make, options = _prior_of(config, x_shape, x)
+    try:
+        prior: nn.Module = make(**options)
+    except ValueError:
+        raise
+    except Exception as error:  # a prior of the user's own may fail in any way
+        if is_out_of_memory(error):
+            raise
+        raise TypeError(f"--prior {config.prior}: {_line(error)}. Mend its --prior-arg.") from error
+    return prior
+
+
+def _prior_of(
+    config: Config, x_shape: Sequence[int], x: Any = None
+) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+    """What makes the prior, and its arguments, of names that it knows."""
     make = _find(config.prior, priors.PRIORS, "--prior")
     options = dict(config.prior_args)
     if x is None and config.prior == "pca":
@@ -252,15 +276,7 @@ def make_prior(config: Config, x_shape: Sequence[int], x: Any = None) -> nn.Modu
     if wrong:
         args = ", ".join(n for n in known if n not in ("latent_dim", "x", "x_shape")) or "none"
         raise ValueError(f"--prior-arg of {config.prior} must be one of: {args}; got {wrong[0]!r}.")
-    try:
-        prior: nn.Module = make(**options)
-    except ValueError:
-        raise
-    except Exception as error:  # a prior of the user's own may fail in any way
-        if is_out_of_memory(error):
-            raise
-        raise TypeError(f"--prior {config.prior}: {_line(error)}. Mend its --prior-arg.") from error
-    return prior
+    return make, options
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -125,10 +125,8 @@ class TrainingState:
             setattr(self.vae if name == "beta" else self.objective, name, numbers[name])
 
 
-_PARTS, _LEAST_PART = (
-    30,
-    200,
-)  # records of a training within its epochs, and the steps of each at least
+_PARTS = 30  # records of a training within its epochs
+_LEAST_PART = 200  # steps of each at least; of a short training a fifth
 Callback = Callable[[Record, TrainingState], object]
 StepCallback = Callable[[TrainingState], object]
 
@@ -320,9 +318,9 @@ def makes_record(step: int, total: int, per_epoch: int) -> bool:
 
     Examples:
         >>> [step for step in range(1, 901) if makes_record(step, total=900, per_epoch=350)]
-        [200, 350, 400, 600, 700, 800, 900]
+        [180, 350, 360, 540, 700, 720, 900]
     """
-    part = max(_LEAST_PART, total // _PARTS)
+    part = max(total // _PARTS, min(_LEAST_PART, max(total // 5, 20)))
     return step % per_epoch == 0 or step == total or (part < per_epoch and step % part == 0)
 
 

@@ -106,7 +106,9 @@ def check_run(path: Path, name: str = "config.json", hint: str = "Is it a run?")
         ValueError: a link leads out of the directory.
     """
     if not path.is_dir():
-        raise FileNotFoundError(f"load_run: {path} must be a run's directory; it is none.")
+        raise FileNotFoundError(
+            f"load_run: {path} must be a run's directory; it is not a directory."
+        )
     check_inside(path / name)
     if not (path / name).is_file():
         raise FileNotFoundError(f"load_run: {path} must hold {name}; it does not. {hint}")

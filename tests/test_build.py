@@ -539,6 +539,19 @@ def test_module_that_cannot_be_imported(name, option):
         build(Config(**{option: name}))
 
 
+def test_what_cannot_be_imported_is_refused_before_the_data_are_read(module, monkeypatch):
+    monkeypatch.setattr("pyro_bvae.build.load", lambda config: pytest.fail("data were read"))
+    name = module(PARTS)
+    for wrong in (
+        {"prior": "absent_module:Ring"},
+        {"network": "absent_module:net"},
+        {"prior": f"{name}:Ring", "prior_args": {"radios": 2}},
+        {"prior": "mixture", "prior_args": {"radios": 2}},
+    ):
+        with pytest.raises(ValueError, match="^--(prior|network|prior-arg) "):
+            build(Config(**wrong))
+
+
 @pytest.mark.parametrize("text", ["def (:", "1 / 0", "raise RuntimeError('no')", "import absent_m"])
 def test_module_that_fails_when_imported(module, text):
     name = module(text, "own_failing")

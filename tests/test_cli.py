@@ -655,7 +655,7 @@ def test_bad_samples(trained, conditional, here):
     (out, _), (conditional, _) = trained, conditional
     (here / "a_file").write_text("mine")
     for arguments, sentence in (
-        (["nowhere"], r"load_run: nowhere must be a run's directory; it is none\."),
+        (["nowhere"], r"load_run: nowhere must be a run's directory; it is not a directory\."),
         ([out, "--label", 1], r"--label needs a conditional model; got 1\. Leave it out"),
         ([conditional, "--label", 3], r"--label must be below 3; got 3"),
         ([out, "--out", "x.pdf"], r"--out must end in \.png or \.npz; got 'x\.pdf'"),

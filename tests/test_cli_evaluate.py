@@ -249,7 +249,7 @@ BAD = {
     "samples of nothing": (
         "run --metrics mig --samples 3", r"--samples has no meaning without --metrics log-marginal\.",
     ),
-    "no run": ("nowhere", r"load_run: nowhere must be a run's directory; it is none\.$"),
+    "no run": ("nowhere", r"load_run: nowhere must be a run's directory; it is not a directory\.$"),
     "not a run": ("folder", r"load_run: folder must hold config\.json; .*Is it a run\?"),
     "no checkpoint": ("untrained", r"untrained has no checkpoint\.pt\. Go on with: .* untrained\.$"),
     "newer format": ("newer", r"format must be at most 1; got 2\. .*upgrade"),

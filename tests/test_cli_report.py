@@ -55,7 +55,7 @@ def test_several_runs_are_reported_here(tmp_path, monkeypatch):
     [
         (["{run}", "--out", "{run}/r.pdf"], "--out must end in .html; got 'r.pdf'"),
         (["{run}", "--out", "{run}/config.json/r.html"], "must lie where one can write"),
-        (["{run}/nothing"], "nothing must be a run's directory; it is none."),
+        (["{run}/nothing"], "nothing must be a run's directory; it is not a directory."),
         (
             ["{run}", "{unfinished}", "--out", "{run}/r.html"],
             "must hold metrics.json; it does not.",

@@ -882,7 +882,7 @@ def test_guard_gives_up(monkeypatch):
 def test_absent_files(tmp_path, monkeypatch, name, folder):
     monkeypatch.setenv("PYRO_BVAE_DATA", str(tmp_path))
     match = (
-        f"{name}: {tmp_path}/{folder}/raw must hold train-images-idx3-ubyte.gz, .*got no .*"
+        f"{name}: {tmp_path}/{folder}/raw must hold all 4 files of the data set; got no .*"
         f"Pass --download, or --data-dir DIR .or set PYRO_BVAE_DATA"
     )
     with pytest.raises(FileNotFoundError, match=match):

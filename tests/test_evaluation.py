@@ -495,11 +495,21 @@ def test_nothing_amiss_says_nothing():
     assert diagnose(FINE, config()) == []
     bare = {"kl": 5.0, "latents": 2, "active_units": 2, "rate_minus_log_batch": None}
     assert diagnose(bare, config()) == []
+    for held in (
+        {"aggregate_kl": 2.4},  # half the rate is information
+        {"aggregate_kl": 0.8, "kl": 0.9},
+        {"aggregate_kl": 4.0, "information_bounded": True},  # too few rows to tell
+    ):
+        assert diagnose(FINE | held, config()) == []
     for penalty in ("absolute", "relu"):
         assert diagnose(FINE, config(gamma=10.0, capacity=5.0, penalty=penalty)) == []
 
 
 CAPACITY = {"gamma": 10.0, "capacity": 5.0}
+APART = (
+    "Most of the rate, {:.1f} of 5.0 nats, is KL(q(z) || p(z)): the codes lie where the prior does not, and "
+    "what is decoded from its samples will not be like the data: train longer, or "
+)
 BIAS = (
     "D is dominated by its bias (rate - log of its components = 1.3 nats > 1): use --divergence "
     "mmd-per-dim, or a larger batch."
@@ -593,6 +603,13 @@ BIAS = (
             "C has no effect: the KL is 5.0 nats, below C = 20, where the one-sided penalty is 0: "
             "lower C, or use --penalty absolute.",
         ),
+        (
+            {"aggregate_kl": 2.6},
+            {},
+            APART.format(2.6) + "raise beta or alpha.",
+        ),
+        ({"aggregate_kl": 4.0}, CAPACITY, APART.format(4.0) + "lower C."),
+        ({"aggregate_kl": 4.0}, {"beta_tc": 6.0}, APART.format(4.0) + "raise beta_tc."),
     ],
 )
 def test_diagnoses(metrics, options, sentence):

@@ -298,7 +298,7 @@ def test_no_run_there(tmp_path):
     (tmp_path / "file").write_text("mine")
     for name in ("nowhere", "file"):
         with pytest.raises(
-            FileNotFoundError, match=rf"{name} must be a run's directory; it is none"
+            FileNotFoundError, match=rf"{name} must be a run's directory; it is not a directory"
         ):
             load_run(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r" must hold config\.json; .*Is it a run\?"):

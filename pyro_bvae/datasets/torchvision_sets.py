@@ -60,8 +60,8 @@ def _load(
         _download(name, dataset_class, data_dir, raw)
     elif absent:
         raise FileNotFoundError(
-            f"{name}: {raw} must hold {', '.join(_file_names(dataset_class))}; got no "
-            f"{', '.join(absent)}. Pass --download, or --data-dir DIR (or set PYRO_BVAE_DATA) to "
+            f"{name}: {raw} must hold all {len(_file_names(dataset_class))} files of the data set; "
+            f"got no {', '.join(absent)}. Pass --download, or --data-dir DIR (or set PYRO_BVAE_DATA) to "
             f"the folder that holds {class_name}/raw."
         )
     with tempfile.TemporaryDirectory() as temporary:

@@ -37,7 +37,23 @@ def diagnose(metrics: dict[str, Any], config: Any) -> list[str]:
             f"The KL, {metrics['kl']:.1f} nats, has not reached C = {config.capacity:g}: train longer, "
             "raise gamma, or lower C."
         )
-    return says
+    return says + _diagnose_aggregate(metrics, config)
+
+
+def _diagnose_aggregate(metrics: dict[str, Any], config: Any) -> list[str]:
+    """A rate can be all distance from the prior: the objective and E log p(x|z) alone do not show it."""
+    kl, rate = metrics.get("aggregate_kl"), metrics["kl"]
+    # where I(x; z) reaches log M, what is missing of it counts as KL(q(z) || p(z))
+    if kl is None or metrics.get("information_bounded") or kl < max(1, rate / 2):
+        return []
+    if config.gamma is not None:
+        remedy = "lower C"
+    else:
+        remedy = "raise beta_tc" if config.beta_tc is not None else "raise beta or alpha"
+    return [
+        f"Most of the rate, {kl:.1f} of {rate:.1f} nats, is KL(q(z) || p(z)): the codes lie where the prior "
+        f"does not, and what is decoded from its samples will not be like the data: train longer, or {remedy}."
+    ]
 
 
 def _diagnose_bias(metrics: dict[str, Any], config: Any) -> list[str]:

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from .base import PALETTE, Array, Names, require
 
+_CLASS_COLOURS = (*PALETTE, "#B2DF8A", "#8C564B")  # ten: the digits
+
 
 def scatter(ax: Axes, points: Array, labels: Array | None, over_density: bool = False) -> None:
     """Draw `(n, 2)` points, an even subsample of very many, with one legend entry per class."""
@@ -23,9 +25,9 @@ def scatter(ax: Axes, points: Array, labels: Array | None, over_density: bool = 
     if len(kinds) > 16:  # more than a legend holds, as of a continuous factor
         ax.scatter(x, y, s=size, c=index, cmap="viridis", linewidths=edge, edgecolors="black")
         return
-    for k, label in enumerate(kinds):  # beyond eight, the colours repeat with another marker
-        style: dict[str, Any] = {"marker": "os"[k // 8], "label": str(label) if named else None}
-        style |= {"color": PALETTE[k % 8], "linewidths": edge, "edgecolors": "black"}
+    for k, label in enumerate(kinds):  # beyond ten, the colours repeat with another marker
+        style: dict[str, Any] = {"marker": "os"[k // 10], "label": str(label) if named else None}
+        style |= {"color": _CLASS_COLOURS[k % 10], "linewidths": edge, "edgecolors": "black"}
         ax.scatter(x[index == k], y[index == k], s=size, **style)
 
 
