@@ -163,15 +163,18 @@ def number(value: float, se: float | None) -> str:
     """``value ± se`` to the two leading digits of the error; four digits where there is none.
 
     Examples:
-        >>> number(1.88996, 0.0494), number(-147.357, None), number(4.0, None)
-        ('1.890 ± 0.049', '-147.4', '4')
+        >>> number(1.88996, 0.0494), number(0.979793, 9e-6), number(-147.357, None)
+        ('1.890 ± 0.049', '0.9798 ± <0.0001', '-147.4')
     """
     if not math.isfinite(value):
         return "–"
     if se is None or not math.isfinite(se) or se <= 0:
         return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
-    decimals = min(6, max(0, 1 - math.floor(math.log10(se))))
-    return f"{value:.{decimals}f} ± {se:.{decimals}f}"
+    most = 4 if abs(value) >= 0.01 else 6
+    decimals = min(most, max(0, 1 - math.floor(math.log10(se))))
+    least = 10**-decimals
+    error = f"<{least:.{decimals}f}" if se < least / 2 else f"{se:.{decimals}f}"
+    return f"{value:.{decimals}f} ± {error}"
 
 
 def options(groups: Sequence[Group]) -> tuple[list[Option], list[Option], list[Option]]:
