@@ -374,7 +374,7 @@ def _check_trust(path: Path, config: Config, trust: bool) -> None:
     if own and not trust:
         raise ValueError(
             f"load_run: {path} names code to import, {' and '.join(own)}; importing it runs it. "
-            "Pass trust=True (--trust) if you know it, or vae= with the model built."
+            "Pass --trust if you know it (in Python: trust=True, or vae= with the model built)."
         )
 
 

@@ -354,11 +354,13 @@ def assert_rest(found, world):
         assert of_rank["different"] == "ValueError: Options must be the same."
 
 
+@pytest.mark.slow
 def test_four_ranks_are_one_process(four):
     assert_gradients(four["few:4"], FEW, (torch.float64,))
     assert_rest(four["few:4"], 4)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_others_with_a_sentence(four):
     of_ranks = four["killed:3"]
     killed_at = of_ranks.pop(1)["killed"]

@@ -109,7 +109,7 @@ def test_resumed_at_any_step_it_ends_alike(
     train(config, tmp_path / "whole")
     whole = ended(tmp_path / "whole")
     assert whole[0]["step"] == 12 and bool(replayed) == compile
-    stops = (1, 2, 3, 7) if name == "mixture" else (7,)
+    stops = ((2, 7) if compile else (1, 2, 3, 7)) if name == "mixture" else (7,)
     for stop in stops:
         path = tmp_path / str(stop)
         with pytest.raises(KeyboardInterrupt, match=f"Go on with: .* --resume {path}"):

@@ -274,7 +274,7 @@ def own_run(tmp_path, monkeypatch, without_figures):
 
 def test_code_named_by_a_run_needs_trust(own_run):
     sys.modules.pop("own_ring")
-    sentence = r"names code to import, own_ring:Ring; importing it runs it\. Pass trust=True"
+    sentence = r"names code to import, own_ring:Ring; importing it runs it\. Pass --trust"
     with pytest.raises(ValueError, match=sentence):
         load_run(own_run.path)
     assert "own_ring" not in sys.modules

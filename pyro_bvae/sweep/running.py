@@ -152,7 +152,7 @@ def check(sweep: Sweep, jobs: int | None, retries: int, trust: bool) -> None:
         own = " and ".join(dict.fromkeys(parts))
         raise ValueError(
             f"run_sweep: the sweep names code to import, {own}; importing it runs it. "
-            "Pass trust=True (--trust) if you know it."
+            "Pass --trust if you know it (in Python: trust=True)."
         )
 
 
