@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .divergences import Divergence
 from .schedules import NonNegative
-from .terms import Parts, TermsELBO
+from .terms import Parts, Sites, TermsELBO
 
 
 class DecompositionELBO(TermsELBO):
@@ -71,7 +71,7 @@ class DecompositionELBO(TermsELBO):
         batch = len(parts.terms.kl)
         return loss + alpha * parts.scale * batch * parts.terms.divergence
 
-    def _divergence(self, model_trace: Any, guide_trace: Any) -> Tensor | None:
+    def _divergence(self, model_sites: Sites, guide_sites: Sites) -> Tensor | None:
         if self.alpha == 0:
             return None
         if not callable(self.divergence):
@@ -79,13 +79,13 @@ class DecompositionELBO(TermsELBO):
                 f"DecompositionELBO: divergence must be a function (q_z, p_z, z) where alpha > 0; got "
                 f"{self.divergence!r} with alpha={self.alpha}. Pass one of pyro_bvae.divergences."
             )
-        if self.site not in guide_trace.nodes:
+        if self.site not in guide_sites:
             raise ValueError(
                 f"DecompositionELBO: site must be a latent site of the guide; got {self.site!r}. "
-                f"The guide has {', '.join(guide_trace.nodes)}."
+                f"The guide has {', '.join(guide_sites)}."
             )
-        guide_site = guide_trace.nodes[self.site]
-        p_z = self._prior(model_trace.nodes[self.site])
+        guide_site = guide_sites[self.site]
+        p_z = self._prior(model_sites.get(self.site))
         self.detached = not p_z.has_rsample
         q_z = guide_site["infer"].get("posterior", guide_site["fn"])
         if len(q_z.batch_shape) != 1:
@@ -101,12 +101,18 @@ class DecompositionELBO(TermsELBO):
     def _prior(self, model_site: Any) -> TorchDistributionMixin:
         if self.prior is not None:
             return cast(TorchDistributionMixin, self.prior())
-        if "prior" not in model_site["infer"]:
+        if model_site is None or "prior" not in model_site["infer"]:
             raise ValueError(
                 f"DecompositionELBO: the prior of site {self.site!r} must be known unexpanded; the model "
                 "did not leave it. Use pyro.sample(..., infer={'prior': p_z}), or pass prior=."
             )
-        return cast(TorchDistributionMixin, model_site["infer"]["prior"])
+        p_z = cast(TorchDistributionMixin, model_site["infer"]["prior"])
+        if p_z.batch_shape:
+            raise ValueError(
+                f"DecompositionELBO: the prior of site {self.site!r} must have batch_shape (); got "
+                f"{tuple(p_z.batch_shape)}. Leave it at infer= before a plate expands it, or pass prior=."
+            )
+        return p_z
 
 
 class CapacityELBO(TermsELBO):
@@ -114,7 +120,7 @@ class CapacityELBO(TermsELBO):
 
     C, raised slowly from 0, lets one factor after another into the code. ``penalty="relu"`` is the
     one-sided gamma max(0, KL - C) of Nguyen & Qiu: below C only the likelihood pulls the KL up. At C = 0
-    both are the beta-VAE with beta = gamma.
+    and with KLs in closed form both are the beta-VAE with beta = gamma.
 
     Args:
         gamma: weight of the penalty, >= 0; settable.
@@ -172,12 +178,15 @@ class CapacityELBO(TermsELBO):
         gamma = self.__dict__["_gamma"].to(kl.dtype)
         return gamma * parts.scale * len(kl) * penalty.mean() - parts.scaled_log_px_z.sum()
 
-    def _check_site(self, guide_site: Any, scale: Tensor | float) -> None:
-        # Reading a scale held on a GPU waits for it: only while Pyro validates, as on a first step.
-        if is_validation_enabled():
-            beta = torch.as_tensor(guide_site["scale"] / scale).mean().item()
-            if abs(beta - 1) > 1e-6:
-                raise ValueError(
-                    f"CapacityELBO: beta must be 1, since gamma weighs the KL; got {beta:g} at site "
-                    f"{guide_site['name']!r}. Set vae.beta = 1, or use DecompositionELBO."
-                )
+    def _check_site(self, site: Any, scale: Tensor | float) -> None:
+        beta = site["scale"] / scale
+        # Reading one held on a GPU waits for it: only while Pyro validates, as on a first step.
+        if isinstance(beta, Tensor) and not is_validation_enabled():
+            return
+        beta = torch.as_tensor(beta).flatten()
+        beta = beta[(beta - 1).abs().argmax()].item()
+        if abs(beta - 1) > 1e-6:
+            raise ValueError(
+                f"CapacityELBO: beta must be 1, since gamma weighs the KL; got {beta:g} at site "
+                f"{site['name']!r}. Set vae.beta = 1, or use DecompositionELBO."
+            )

@@ -1,8 +1,9 @@
 """The terms of an ELBO for one batch, from the traces of any Pyro model and guide.
 
 What a program's sites mean here: all share one plate over the batch; its scale s is N/B under subsampling,
-times that of a `poutine.scale` around the whole program, or around the line that makes the plate. A
-handler around single sites weighs those alone: beta around a latent site, a weight around an observed one.
+times those `poutine.scale` handlers that are around every site of the model. A handler around some of the
+sites weighs those alone: beta around a latent site, a weight around an observed one. Rows that
+`poutine.mask` silences have no log p and no KL, and still count in B, in the mean KL and in D.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ from typing import Any, NamedTuple, cast
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
-from pyro.infer.util import torch_item
+from pyro.infer.util import check_fully_reparametrized, torch_item
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.scale_messenger import ScaleMessenger
+from pyro.poutine.subsample_messenger import _Subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 Program = Callable[..., Any]
+Sites = dict[str, Any]  # by name, as in a trace of Pyro's
 _PARTICLES = "num_particles_vectorized"
 
 
 class ElboTerms(NamedTuple):
-    """The unscaled terms of an ELBO: nats per example, differentiable, averaged over particles.
+    """The terms of an ELBO without beta and s: nats per example, differentiable, averaged over particles.
 
     Attributes:
         log_px_z: E log p(x|z), ``(batch,)``, higher is better.
@@ -52,20 +57,28 @@ class Parts(NamedTuple):
 class _ModelSites(Messenger):
     """Remember what Pyro's traces of a model do not keep of its sites.
 
-    That is the model's own ``infer``, for which `poutine.replay` puts the guide's, and the scale of plates,
-    whose sites Pyro prunes: that of handlers around the whole program.
+    That is the model's own ``infer``, for which `poutine.replay` puts the guide's, and which of the handlers
+    that scale a site are around all of them.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.infer: dict[str, dict[str, Any]] = {}
-        self.scales: dict[str, Tensor | float] = {}
+        self.shared: list[ScaleMessenger] | None = None
 
     def _pyro_sample(self, msg: Any) -> None:
         self.infer[msg["name"]] = dict(msg["infer"])
+        if isinstance(msg["fn"], _Subsample) or msg["infer"].get("_deterministic"):
+            return
+        around = [handler for handler in _PYRO_STACK if isinstance(handler, ScaleMessenger)]
+        if self.shared is not None:
+            around = [handler for handler in self.shared if handler in around]
+        self.shared = around
 
-    def _pyro_post_sample(self, msg: Any) -> None:
-        self.scales[msg["name"]] = msg["scale"]
+    @property
+    def scale(self) -> Any:
+        """That of the handlers around the whole program."""
+        return math.prod(handler.scale for handler in self.shared or ())
 
 
 def _sites(trace: Any) -> dict[str, Any]:
@@ -140,13 +153,13 @@ class TermsELBO(TraceMeanField_ELBO):
         for name, infer in own.infer.items():
             if name in traces[0].nodes:
                 traces[0].nodes[name]["infer"] = infer
-        traces[0].scales = own.scales
+        traces[0].whole_scale = own.scale
         return traces
 
     def _combine(self, parts: Parts) -> Tensor:
         return (parts.scaled_kl - parts.scaled_log_px_z).sum()
 
-    def _divergence(self, model_trace: Any, guide_trace: Any) -> Tensor | None:
+    def _divergence(self, model_sites: Sites, guide_sites: Sites) -> Tensor | None:
         return None
 
     def _collect(
@@ -167,21 +180,24 @@ class TermsELBO(TraceMeanField_ELBO):
                 f"{type(self).__name__}: the model must have an observed site; got none. "
                 "Pass obs= to pyro.sample."
             )
+        for name, site in model_sites.items():  # given to both: there is nothing to infer
+            if site["is_observed"] and name in guide_sites and guide_sites[name]["is_observed"]:
+                del guide_sites[name]
         self._check_latents(model_sites, guide_sites)
         auxiliary = [site for name, site in guide_sites.items() if name not in model_sites]
         frame = self._batch_frame([*model_sites.values(), *auxiliary])
-        whole = model_trace.scales.get(frame.name, 1.0)
+        whole = model_trace.whole_scale
         log_px_z, scaled_log_px_z = self._totals(
             [(site, site["unscaled_log_prob"]) for site in observed], frame
         )
         self.monte_carlo_sites = ()
         kls = list(self._kls(model_sites, guide_sites))
-        for guide_site, _ in kls:
-            self._check_site(guide_site, whole * _subsampling(guide_site["cond_indep_stack"]))
+        for site, _ in kls:
+            self._check_site(site, whole * _subsampling(site["cond_indep_stack"]))
         kl = scaled_kl = torch.zeros_like(log_px_z)
         if kls:
             kl, scaled_kl = self._totals(kls, frame)
-        divergence = self._divergence(model_trace, guide_trace)
+        divergence = self._divergence(model_sites, guide_sites)
         if divergence is None:
             divergence = log_px_z.new_zeros(())
         terms = ElboTerms(log_px_z, kl, divergence)
@@ -190,14 +206,15 @@ class TermsELBO(TraceMeanField_ELBO):
         return Parts(terms, scaled_log_px_z, scaled_kl, mean_scale)
 
     def _totals(self, sites: list[tuple[Any, Tensor]], frame: Any) -> tuple[Tensor, Tensor]:
-        """The values of sites summed to ``(batch,)``: as they are, and under each site's scale."""
+        """The values of sites summed to ``(batch,)``: those of an example, and under each site's scale."""
         plain, scaled = [], []
         for site, value in sites:
-            plain.append(self._per_example(value, 1.0, site["mask"], frame))
+            within = _subsampling(f for f in site["cond_indep_stack"] if f.name != frame.name)
+            plain.append(self._per_example(value, within, site["mask"], frame))
             scaled.append(self._per_example(value, site["scale"], site["mask"], frame))
         return functools.reduce(operator.add, plain), functools.reduce(operator.add, scaled)
 
-    def _check_latents(self, model_sites: dict[str, Any], guide_sites: dict[str, Any]) -> None:
+    def _check_latents(self, model_sites: Sites, guide_sites: Sites) -> None:
         ours = type(self).__name__
         latents = [name for name, site in model_sites.items() if not site["is_observed"]]
         missing = ", ".join(name for name in latents if name not in guide_sites)
@@ -212,7 +229,9 @@ class TermsELBO(TraceMeanField_ELBO):
                     f"{ours}: the guide must not sample what the model observes; got {name!r}. "
                     "Take it out of the guide where it is given."
                 )
-            if not site["fn"].has_rsample:
+            try:
+                check_fully_reparametrized(site)
+            except NotImplementedError:
                 fn = site["fn"]
                 while hasattr(fn, "base_dist"):
                     fn = fn.base_dist
@@ -220,15 +239,16 @@ class TermsELBO(TraceMeanField_ELBO):
                     f"{ours}: latent sites must be reparameterised, since gradients go through their samples; "
                     f"got {type(fn).__name__} at site {name!r}. Use a relaxed distribution, such as "
                     "RelaxedOneHotCategorical, or pyro.infer.TraceGraph_ELBO."
-                )
+                ) from None
 
-    def _check_site(self, guide_site: Any, scale: Tensor | float) -> None:
+    def _check_site(self, site: Any, scale: Tensor | float) -> None:
         """A hook for objectives that need something of a latent site; ``scale`` is its own at beta = 1."""
 
-    def _kls(
-        self, model_sites: dict[str, Any], guide_sites: dict[str, Any]
-    ) -> Iterator[tuple[Any, Tensor]]:
-        """Each guide site with its unscaled KL, shaped like the site's batch."""
+    def _kls(self, model_sites: Sites, guide_sites: Sites) -> Iterator[tuple[Any, Tensor]]:
+        """Sites and their unscaled shares of the KL, shaped like the site's batch.
+
+        A KL of samples has two, as in Pyro: each density under the handlers of its own side.
+        """
         for name, guide_site in guide_sites.items():
             log_q = guide_site["unscaled_log_prob"]
             if name not in model_sites:  # an auxiliary site of the guide
@@ -240,7 +260,8 @@ class TermsELBO(TraceMeanField_ELBO):
                 yield guide_site, kl_divergence(guide_site["fn"], model_site["fn"])
             except NotImplementedError:
                 self.monte_carlo_sites += (name,)
-                yield guide_site, log_q - model_site["unscaled_log_prob"]
+                yield guide_site, log_q
+                yield model_site, -model_site["unscaled_log_prob"]
 
     def _batch_frame(self, sites: list[Any]) -> Any:
         """The outermost plate that all sites share: the batch."""
@@ -258,7 +279,15 @@ class TermsELBO(TraceMeanField_ELBO):
                 f"sites {names} share none. Put them under the same pyro.plate, or use "
                 "pyro.infer.TraceMeanField_ELBO for models with global latents."
             )
-        return shared[0]
+        batch = shared[0]
+        values = [site["unscaled_log_prob"] for site in sites]
+        sizes = [v.shape[batch.dim] if v.dim() >= -batch.dim else 1 for v in values]
+        if len(set(sizes)) > 1:  # only in a plate without a size, which expands nothing
+            raise ValueError(
+                f"{type(self).__name__}: sites must have a value for each row of the batch; in plate "
+                f"{batch.name!r} they have {', '.join(map(str, sizes))}. Give the plate its size."
+            )
+        return batch
 
     def _per_example(
         self, value: Tensor, scale: Tensor | float, mask: Tensor | None, frame: Any

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.distributions.testing.rejection_gamma import RejectionStandardGamma
 from pyro.infer import TraceMeanField_ELBO
 
 from pyro_bvae import CapacityELBO, DecompositionELBO
@@ -106,37 +107,91 @@ def test_the_weight_of_an_observed_site_is_its_own(whole, first):
         loss(CapacityELBO(3.0, 0.7), BETA)
 
 
-def test_a_weight_alone_is_no_scale_of_the_whole():
-    """A plate made before: only N/B is known of it."""
-    plate = rows()
+@pytest.mark.parametrize("plate", [rows(), pyro.plate("rows", dim=-1)], ids=["sized", "unsized"])
+def test_a_weight_alone_is_no_scale_of_the_whole(plate):
+    """Nor is beta; a handler around every site is, also where the plate was made before."""
 
-    def model():
-        with plate, poutine.scale(scale=WEIGHT):
-            observe_x(latent(P_Z, 1 / WEIGHT, prior=P_Z))
+    def model(c, weight, beta):
+        with plate, poutine.scale(scale=c):
+            z = latent(P_Z.expand([B]), beta, prior=P_Z)
+            with poutine.scale(scale=weight):
+                observe_x(z)
 
-    def guide():
-        with plate:
-            latent(q_z(), 1.0)
+    def guide(c, weight, beta):
+        with plate, poutine.scale(scale=c):
+            latent(q_z(), beta)
 
-    z = seeded(poutine.trace(guide).get_trace).nodes["z"]["value"].squeeze(-1)
-    log_x = -0.5 * (X[ROWS] - z) ** 2 - 0.5 * math.log(2 * math.pi)
-    expected = S * (KL - WEIGHT * log_x).sum() + ALPHA * S * B * z.square().mean()
-    loss = seeded(DecompositionELBO(ALPHA, square).loss, model, guide)
+    s = S if plate.size > 0 else 1.0
+    for c, weight, beta in ((1.0, WEIGHT, BETA), (0.25, WEIGHT, BETA), (0.25, 1.0, 1.0)):
+        z = seeded(poutine.trace(guide).get_trace, c, weight, beta).nodes["z"]["value"].squeeze(-1)
+        log_x = weight * (-0.5 * (X[ROWS] - z) ** 2 - 0.5 * math.log(2 * math.pi))
+        expected = c * s * ((beta * KL - log_x).sum() + ALPHA * B * z.square().mean())
+        loss = seeded(DecompositionELBO(ALPHA, square).loss, model, guide, c, weight, beta)
+        assert loss == pytest.approx(expected.item(), rel=1e-11)
+    expected = c * s * (3.0 * B * abs(KL.mean() - 0.7) - log_x.sum())
+    loss = seeded(CapacityELBO(3.0, 0.7).loss, model, guide, c, weight, beta)
     assert loss == pytest.approx(expected.item(), rel=1e-11)
 
 
-def test_capacity_knows_the_scale_of_a_subsampled_plate_within():
+def test_a_plate_subsampled_within_an_example_is_scaled_within_it():
+    """Six parts, two of them drawn: the KL of an example is three times that of the two."""
+
     def program(fn, observed):
         with rows():
             with pyro.plate("parts", 6, subsample=torch.tensor([0, 3]), dim=-2):
                 pyro.sample("v", fn)
+                if observed:
+                    pyro.sample("w", dist.Normal(0.0, 1.0), obs=X.new_zeros(2, B))
             if observed:
                 pyro.sample("x", dist.Normal(0.0, 1.0), obs=X[ROWS])
 
-    p_v = dist.Normal(torch.zeros((), dtype=torch.float64), 1.0)
-    elbo = CapacityELBO(1.0, 0.0)
+    p_v = dist.Normal(X.new_zeros(()), 1.0)
     args = (lambda: program(p_v, True), lambda: program(dist.Normal(LOC, SCALE), False))
-    torch.testing.assert_close(elbo.terms(*args).kl, 2 * KL)
+    terms = DecompositionELBO().terms(*args)
+    torch.testing.assert_close(terms.kl, 6 * KL)
+    log_normal = -0.5 * math.log(2 * math.pi)
+    log_p = 6 * log_normal + log_normal - 0.5 * X[ROWS] ** 2
+    torch.testing.assert_close(terms.log_px_z, log_p)
+    theirs = TraceMeanField_ELBO().loss(*args)
+    assert CapacityELBO(1.0, 0.0).loss(*args) == pytest.approx(theirs, rel=1e-11)
+    expected = S * (2.0 * B * abs(6 * KL.mean() - 3.0) - log_p.sum())
+    assert CapacityELBO(2.0, 3.0).loss(*args) == pytest.approx(expected.item(), rel=1e-11)
+
+
+@pytest.mark.parametrize("beta", [4.0, torch.tensor([0.5, 1.5, 0.1, 1.9, 1.0])])
+def test_capacity_refuses_a_weight_of_the_kl(beta):
+    def model():
+        with rows():
+            observe_x(latent(P_Z, beta))
+
+    def guide():
+        with rows():
+            latent(q_z(), beta)
+
+    # tensors are read only while Pyro validates: they may stand on a GPU
+    validate = pyro.validation_enabled(isinstance(beta, torch.Tensor))
+    with validate, pytest.raises(ValueError, match="beta must be 1.*got (4|1.9|0.1) at site 'z'"):
+        CapacityELBO(3.0, 0.7).loss(model, guide)
+
+
+def test_each_density_of_a_sampled_kl_is_under_the_handlers_of_its_own_side():
+    mask = torch.tensor([True, False, True, True, False])
+    p_z = dist.StudentT(5.0, X.new_zeros(()), 1.0).expand([1]).to_event(1)
+
+    def model():
+        with rows():
+            with poutine.mask(mask=mask), poutine.scale(scale=0.3):
+                z = pyro.sample("z", p_z)
+            observe_x(z)
+
+    def guide():
+        with rows():
+            pyro.sample("z", q_z())
+
+    ours, theirs = (
+        seeded(e().loss, model, guide) for e in (DecompositionELBO, TraceMeanField_ELBO)
+    )
+    assert ours == pytest.approx(theirs, rel=1e-11)
 
 
 # ---- sites that are refused --------------------------------------------------------------------
@@ -173,6 +228,83 @@ def test_a_latent_that_the_guide_lacks_is_refused(validation):
 
     with pytest.raises(ValueError, match="guide must sample every latent.*it lacks u, v"):
         DecompositionELBO().loss(model, guide)
+
+
+def test_a_score_term_is_refused(validation):
+    """A rejection sampler differentiates in part through its samples: Pyro knows it by the other part."""
+
+    class Gamma(RejectionStandardGamma):
+        def expand(self, batch_shape, _instance=None):
+            return Gamma(self.concentration.expand(batch_shape))
+
+    def model():
+        with rows():
+            z = pyro.sample("z", dist.Gamma(X.new_tensor(2.0), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=X[ROWS])
+
+    def guide():
+        with rows():
+            pyro.sample("z", Gamma(1.0 + LOC.exp()))
+
+    with pytest.raises(ValueError, match="reparameterised.*got Gamma at site 'z'"):
+        DecompositionELBO().loss(model, guide)
+
+
+def test_in_a_plate_without_a_size_each_row_has_its_latent():
+    plate = pyro.plate("rows", dim=-1)
+
+    def model():
+        with plate:
+            observe_x(pyro.sample("z", P_Z.expand([1])))
+
+    def guide():
+        with plate:
+            pyro.sample("z", dist.Normal(LOC[:1, None], SCALE).to_event(1))
+
+    with pytest.raises(ValueError, match="in plate 'rows' they have 1, 5. Give the plate its size"):
+        DecompositionELBO().loss(model, guide)
+
+
+def test_the_site_and_the_prior_of_the_divergence_are_named():
+    def model(expanded):
+        with rows():
+            p_z = P_Z.expand([B]) if expanded else P_Z
+            observe_x(pyro.sample("z", p_z, infer={"prior": p_z}))
+
+    def guide(expanded):
+        with rows():
+            pyro.sample("noise", dist.Normal(LOC, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", q_z())
+
+    def elbo(site):
+        return DecompositionELBO(1.0, square, site)
+
+    with pytest.raises(ValueError, match=r"got '_INPUT'\. The guide has noise, z\."):
+        elbo("_INPUT").loss(model, guide, False)
+    with pytest.raises(ValueError, match="prior of site 'noise' must be known"):
+        elbo("noise").loss(model, guide, False)
+    with pytest.raises(
+        ValueError, match=r"prior of site 'z' must have batch_shape \(\); got \(5,\)"
+    ):
+        elbo("z").loss(model, guide, True)
+
+
+def test_what_both_sides_are_given_is_part_of_the_likelihood():
+    def model():
+        with rows():
+            z = latent(P_Z)
+            pyro.sample("y", dist.Normal(z.squeeze(-1), 1.0))
+            observe_x(z)
+
+    def guide():
+        with rows():
+            latent(q_z())
+            pyro.sample("y", dist.Normal(LOC, 1.0))
+
+    args = [poutine.condition(program, {"y": X[ROWS]}) for program in (model, guide)]
+    with pyro.validation_enabled(False):
+        ours, theirs = (seeded(e().loss, *args) for e in (DecompositionELBO, TraceMeanField_ELBO))
+    assert ours == pytest.approx(theirs, rel=1e-11)
 
 
 @pytest.mark.filterwarnings("ignore:Found:UserWarning")  # of Pyro, while it validates
