@@ -126,7 +126,7 @@ class TrainingState:
 
 
 _PARTS = 30  # records of a training within its epochs
-_LEAST_PART = 200  # steps of each at least; of a short training a fifth
+_LEAST_PART = 200  # steps of each at least; of a training shorter than an epoch a fifth
 Callback = Callable[[Record, TrainingState], object]
 StepCallback = Callable[[TrainingState], object]
 
@@ -318,9 +318,12 @@ def makes_record(step: int, total: int, per_epoch: int) -> bool:
 
     Examples:
         >>> [step for step in range(1, 901) if makes_record(step, total=900, per_epoch=350)]
-        [180, 350, 360, 540, 700, 720, 900]
+        [200, 350, 400, 600, 700, 800, 900]
+        >>> [step for step in range(1, 101) if makes_record(step, total=100, per_epoch=350)]
+        [20, 40, 60, 80, 100]
     """
-    part = max(total // _PARTS, min(_LEAST_PART, max(total // 5, 20)))
+    least = _LEAST_PART if total > per_epoch else min(_LEAST_PART, max(total // 5, 20))
+    part = max(least, total // _PARTS)
     return step % per_epoch == 0 or step == total or (part < per_epoch and step % part == 0)
 
 

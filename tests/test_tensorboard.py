@@ -45,7 +45,7 @@ def test_a_command_shows_its_history(tmp_path, without_figures):
 
 
 def test_what_an_interrupted_training_wrote_in_vain_is_out_of_sight(tmp_path, without_figures):
-    config = Config(dataset="digits", epochs=3, batch_size=256)
+    config = Config(dataset="digits", epochs=3)
 
     def stop(record, state):
         if record["epoch"] == 2:  # after the last checkpoint: this record will be made again
