@@ -22,7 +22,16 @@ import torch
 from PIL import Image
 from scipy.ndimage import convolve
 
-from pyro_bvae.datasets import DATASETS, Data, load_dataset, memory, read_data, spirals, to_float
+from pyro_bvae.datasets import (
+    DATASETS,
+    Data,
+    h5_files,
+    load_dataset,
+    memory,
+    read_data,
+    spirals,
+    to_float,
+)
 from pyro_bvae.datasets import _torchvision as guarded
 from pyro_bvae.datasets.data import split
 from pyro_bvae.datasets.images import resize, to_rows
@@ -284,6 +293,23 @@ def test_binarize():
 
 
 # files of the user's own
+
+
+def test_an_h5_file_that_is_truncated_while_it_is_read(tmp_path, monkeypatch):
+    """HDF5 reads zeros beyond the end of a file it has opened."""
+    path = tmp_path / "rows.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = np.ones((4000, 6), np.float32)
+    train, _ = load_dataset(path)
+    stretches = h5_files.stretches
+
+    def truncated(rows):
+        os.truncate(path, 5000)
+        return stretches(rows)
+
+    monkeypatch.setattr(h5_files, "stretches", truncated)
+    with pytest.raises(ValueError, match=r"rows\.h5.*cannot be read \(EOFError\)"):
+        train.batch(np.arange(len(train)))
 
 
 @pytest.mark.parametrize("kind", ["array", "npy", "npz", "h5", "hdf5"])

@@ -45,6 +45,8 @@ class H5Rows:
                 raise ValueError("another data set than before")
             for start, stop in stretches(rows):
                 found[start:stop] = dataset[rows[start] : rows[stop - 1] + 1]
+            if self.path.stat().st_size < file.id.get_filesize():  # HDF5 read zeros beyond the end
+                raise EOFError("truncated while it was open")
         return found[inverse]
 
 
