@@ -162,6 +162,7 @@ class ShardedVAE(VAE):
             )
         parts = vae.encoder, vae.decoder, vae.prior, vae.likelihood
         sharded = cls(*parts, vae.beta, vae.n_classes, vae.encode_labels).train(vae.training)
+        sharded.registered = vae.registered
         for value in sharded.state_dict().values():
             whole = value.contiguous()
             with _sentence():
@@ -178,8 +179,7 @@ class ShardedVAE(VAE):
         """p(z) of ``batch`` rows and p(x|z) of the own; returns z ``(batch, latent_dim)``."""
         if batch is None:
             return super().model(x, labels)
-        for name in ("prior", "decoder", "likelihood"):
-            pyro.module(name, getattr(self, name))
+        self._register("prior", "decoder", "likelihood")
         rows = self.rows(batch)
         with pyro.plate("data", batch):
             p_z = self.p_z()
@@ -189,7 +189,7 @@ class ShardedVAE(VAE):
             if len(x) < batch and own_z.requires_grad:
                 # log p(x|z)'s gradient comes multiplied by W, as z's will be once more by `_Gather`
                 own_z.register_hook(lambda grad: grad / group.get_world_size())
-            log_px_z = self.p_x(own_z, labels).log_prob(x).movedim(-1, 0)
+            log_px_z = self.log_px_z(x, own_z, labels).movedim(-1, 0)
             pyro.factor("x", _gather(log_px_z, rows, batch).movedim(0, -1))
         return z
 
@@ -197,7 +197,7 @@ class ShardedVAE(VAE):
         """q(z|x) of ``batch`` rows, of which x are the own; returns z ``(batch, latent_dim)``."""
         if batch is None:
             return super().guide(x, labels)
-        pyro.module("encoder", self.encoder)
+        self._register("encoder")
         with pyro.plate("data", batch):
             q_z = _gather_posteriors(self.q_z(x, labels), self.rows(batch), batch)
             with self._beta_scale():

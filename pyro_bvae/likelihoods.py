@@ -2,7 +2,8 @@
 
 ``likelihood(parameters, event_dim)``: ``parameters`` is what the decoder returned, a mean or logits
 ``(*batch, *x_shape)``, or the pair ``(loc, scale)`` where the scale is per pixel; ``event_dim`` is
-the number of dimensions of one x, over which log p(x|z) is summed (nats per example).
+the number of dimensions of one x, over which log p(x|z) is summed (nats per example). Where x must lie in a
+range, ``support`` is that constraint of torch's, and `fit` and `evaluate` refuse other x.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 SCALE_FLOOR = 1e-3
 """Smallest scale a decoder or a learned scale may give: without a floor log p(x|z) has no upper
@@ -28,6 +30,8 @@ class Bernoulli(nn.Module):
     Grey values are allowed, as is usual for MNIST; the result is then no normalised density.
     """
 
+    support = constraints.unit_interval
+
     def forward(self, parameters: Tensor, event_dim: int) -> TorchDistributionMixin:
         # Validation would refuse grey values, which the cross-entropy serves as they are.
         return dist.Bernoulli(logits=parameters, validate_args=False).to_event(event_dim)
@@ -38,6 +42,8 @@ class ContinuousBernoulli(nn.Module):
 
     References: Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845
     """
+
+    support = constraints.unit_interval
 
     def forward(self, parameters: Tensor, event_dim: int) -> TorchDistributionMixin:
         return dist.ContinuousBernoulli(logits=parameters, validate_args=False).to_event(event_dim)

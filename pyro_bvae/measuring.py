@@ -31,7 +31,7 @@ from .figures import write_figures
 from .metrics import METRICS
 from .metrics.checks import check_known
 from .training import Callback, Record, TrainingState
-from .vae import VAE, evaluating, vae_device
+from .vae import VAE, evaluating, vae_device, vae_dtype
 from .writing import locked, read_json, replacing, write_json
 
 _EVALUATIONS = 30  # held-out measurements during a training
@@ -282,7 +282,7 @@ def _check_rows(vae: VAE, data: Data, on: str) -> None:
         )
     if vae.n_classes and data.labels is None:
         raise ValueError(f"--on {on}: rows must have labels, as the run is conditional; got none.")
-    x, labels = data.tensors(np.arange(min(len(data), 4)), vae_device(vae))
+    x, labels = data.tensors(np.arange(min(len(data), 4)), vae_device(vae), vae_dtype(vae))
     try:
         vae.check(x, labels if vae.n_classes else None)
     except ValueError as error:
@@ -342,7 +342,7 @@ def _write_examples(path: Path, vae: VAE, data: Data, transform: Transform, seed
     """Some held-out rows and their posteriors: traversals start there, with no data set at hand."""
     # Evenly spaced: the first rows may all be of one class.
     rows = np.linspace(0, len(data) - 1, min(len(data), _EXAMPLES)).astype(np.int64)
-    x, labels = data.tensors(rows, vae_device(vae))
+    x, labels = data.tensors(rows, vae_device(vae), vae_dtype(vae))
     with evaluating(vae, seed):
         x = x if transform is None else transform(x)
         q_z = vae.q_z(x, labels if vae.n_classes else None)

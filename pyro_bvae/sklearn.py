@@ -28,7 +28,7 @@ from .networks import Network, mlp
 from .noise import noise_state
 from .priors.arguments import whole
 from .training import Record, TrainingState, fit, steps_per_epoch
-from .vae import VAE, evaluating
+from .vae import ALONE, VAE, evaluating
 
 _LEAST_EPOCHS, _LEAST_STEPS = 20, 200  # where no number of epochs is given
 _SAMPLES = 64  # of z, at least, that a score is a mean over
@@ -318,7 +318,7 @@ class DecompositionVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     @contextmanager
     def _own_noise(self) -> Iterator[None]:
         """torch's generator is the estimator's meanwhile, and goes on where that had stopped."""
-        with torch.random.fork_rng(devices=[]):
+        with ALONE, torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._rng)
             yield
             self._rng = torch.get_rng_state()
@@ -348,7 +348,7 @@ def _elbo(vae: VAE, x: Tensor, noise: Tensor) -> Tensor:
         kl = kl_divergence(q_z, p_z)
     except NotImplementedError:
         kl = (q_z.log_prob(z) - p_z.log_prob(z)).mean(0)
-    return vae.p_x(z).log_prob(x).mean(0) - kl
+    return vae.log_px_z(x, z).mean(0) - kl
 
 
 def _shared_noise(latent_dim: int) -> Tensor:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyro
@@ -18,6 +18,7 @@ from .datasets import Data
 from .datasets.batches import all_rows, batches, starts
 from .distributed import ShardedVAE, agree_on_noise
 from .elbo import CapacityELBO
+from .guard import check_range, check_trainable, first_batch
 from .noise import noise_state, set_noise
 from .optim import JointAdam
 from .schedules import NonNegative, Schedule, numbers_on
@@ -25,7 +26,7 @@ from .svi import CompiledSVI
 from .tally import Record as Record
 from .tally import Tally
 from .terms import TermsELBO
-from .vae import VAE, vae_device
+from .vae import ALONE, VAE, vae_device, vae_dtype
 
 
 @dataclass
@@ -134,7 +135,7 @@ StepCallback = Callable[[TrainingState], object]
 def fit(
     vae: VAE,
     objective: TermsELBO,
-    data: Data,
+    data: Any,
     *,
     epochs: int | None = None,
     steps: int | None = None,
@@ -151,16 +152,17 @@ def fit(
 ) -> list[Record]:
     """Train ``vae`` on ``data`` by stochastic variational inference with Adam.
 
-    It runs on the device of the vae's parameters; data in memory are moved there once, as uint8 where
-    they are, and other data are read one batch ahead. On a CPU convolutions lie channels last
-    meanwhile. Latent noise comes from the ambient generator, the data order from ``seed``. A last batch
-    of a single row is left out when ``batch_size`` > 1: BatchNorm cannot take it. With a `ShardedVAE`,
-    every process calls this alike, and the steps are those of one process.
+    It runs on the device and in the dtype of the vae's parameters. Data in memory are moved there once, as
+    uint8 where they are; other data are read one batch ahead. On a CPU the weights of convolutions lie
+    channels last during the training. Latent noise comes from the ambient generator, the data order from
+    ``seed``. A last batch of a single row is left out when ``batch_size`` > 1: BatchNorm cannot take it.
+    With a `ShardedVAE`, every process calls this with the same arguments, and the steps are those of one
+    process. One training runs at a time: other threads wait.
 
     Args:
         vae: the model and guide, trained in place.
         objective: `DecompositionELBO` or `CapacityELBO`.
-        data: the training set.
+        data: the training set: `Data`, an array or a tensor `(n, *x_shape)`, or the pair (x, labels).
         epochs: passes over the data; or
         steps: optimiser steps. Exactly one of the two.
         batch_size: rows a step.
@@ -186,65 +188,80 @@ def fit(
         at its last step; 1 or 0 for ``kl_monte_carlo``, a KL was estimated by samples, and
         ``divergence_detached``, D gave the prior no gradient since it has no rsample; and
         ``rate_minus_log_batch`` = kl - log batch: above about 1 nat, batch estimates of KL divergences
-        are dominated by their bias. The vae is left in evaluation mode.
+        are dominated by their bias. The vae is left in evaluation mode, whatever ended the training.
 
     Raises:
-        ValueError: a bad argument, before any work.
+        ValueError, TypeError: a bad argument, or rows that do not fit the model, before any work.
         FloatingPointError: the loss or its gradient is not finite; the message names step, terms, the
             largest gradient and what to try. It is noticed up to 20 steps later, or at the end of the
             epoch; the parameters are those before it.
     """
-    total = _check(data, objective, epochs, steps, batch_size, lr, schedules)
-    generator = torch.Generator().manual_seed(seed)
-    history: list[Record] = []
-    device = vae_device(vae)
-    tally = Tally(objective, device)
-    sharded = vae if isinstance(vae, ShardedVAE) else None
-    before = None if sharded is None else sharded.average
-    optim = JointAdam(vae.parameters(), lr=lr, amsgrad=amsgrad, hold=tally.bad, before_step=before)
-    svi = CompiledSVI(vae.model, vae.guide, optim, tally, compile=compile)
-    state = TrainingState(
-        vae, objective, optim, svi, tally, generator, generator.get_state(), total,
-        steps_per_epoch(len(data), batch_size),
-    )  # fmt: skip
-    with_labels = vae.n_classes > 0
-    vae.train()
-    # A store of its own: pyro.module finds names of an earlier model in the global one, and its
-    # parameters would be trained in place of ours.
+    _check_arguments(objective, epochs, steps, batch_size, lr, schedules)
     with (
+        _alone(),
+        # A store of its own: pyro.module finds names of an earlier model in the global one, and its
+        # parameters would be trained in place of ours.
         pyro.get_param_store().scope(),
-        numbers_on(device, vae, objective),
-        _channels_last(vae, device),
     ):
-        state.start = time.perf_counter()
-        if resume is not None:
-            state.load_state_dict(
-                resume, lambda n: _example(data, n, device, with_labels, transform)
+        data, x, labels = first_batch(vae, data, "fit", transform)
+        if transform is None:
+            check_range(vae, data)
+        check_trainable(vae, x, labels)
+        per_epoch = steps_per_epoch(len(data), batch_size)
+        total = steps if steps is not None else cast(int, epochs) * per_epoch
+        generator = torch.Generator().manual_seed(seed)
+        history: list[Record] = []
+        device, with_labels = vae_device(vae), vae.n_classes > 0
+        tally = Tally(objective, device)
+        sharded = vae if isinstance(vae, ShardedVAE) else None
+        before = None if sharded is None else sharded.average
+        optim = JointAdam(
+            vae.parameters(), lr=lr, amsgrad=amsgrad, hold=tally.bad, before_step=before
+        )
+        svi = CompiledSVI(vae.model, vae.guide, optim, tally, compile=compile)
+        state = TrainingState(
+            vae, objective, optim, svi, tally, generator, generator.get_state(), total, per_epoch
+        )
+        with numbers_on(device, vae, objective), _in_training(vae, device):
+            state.start = time.perf_counter()
+            if resume is not None:
+                state.load_state_dict(resume, lambda n: _example(vae, data, n, transform))
+            own = all_rows if sharded is None else sharded.rows
+            endless = batches(
+                data, batch_size, generator, device, with_labels, state.batch, own, vae_dtype(vae)
             )
-        own = all_rows if sharded is None else sharded.rows
-        endless = batches(data, batch_size, generator, device, with_labels, state.batch, own)
-        while state.step < total:
-            for x, labels, rows in next(endless):
-                _set_numbers(state, schedules, state.step)
-                if transform is not None:
-                    x = transform(x) if sharded is None else sharded.transformed(transform, x, rows)
-                # Shapes and values are validated at the first step; checking every step costs as much
-                # as a small network.
-                with pyro.validation_enabled(state.step == 0):
-                    svi.update(x, labels, *([] if sharded is None else [rows]))
-                tally.keep(state.step, optim.largest)
-                state.step += 1
-                state.batch += 1
-                if makes_record(state.step, total, state.per_epoch):
-                    if sharded is not None:
-                        agree_on_noise(device)
-                    history.append(_end_record(state, min(batch_size, len(data)), callbacks))
-                if on_step is not None:
-                    on_step(state)
-                if state.step == total:
-                    break
-    vae.eval()
+            while state.step < total:
+                for x, labels, rows in next(endless):
+                    _set_numbers(state, schedules, state.step)
+                    if transform is not None:
+                        x = (
+                            transform(x)
+                            if sharded is None
+                            else sharded.transformed(transform, x, rows)
+                        )
+                    # Shapes and values are validated at the first step; checking every step costs as
+                    # much as a small network.
+                    with pyro.validation_enabled(state.step == 0):
+                        svi.update(x, labels, *([] if sharded is None else [rows]))
+                    tally.keep(state.step, optim.largest)
+                    state.step += 1
+                    state.batch += 1
+                    if makes_record(state.step, total, per_epoch):
+                        if sharded is not None:
+                            agree_on_noise(device)
+                        history.append(_end_record(state, min(batch_size, len(data)), callbacks))
+                    if on_step is not None:
+                        on_step(state)
+                    if state.step == total:
+                        break
     return history
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One training of the process at a time, with gradients."""
+    with ALONE, torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def _set_numbers(state: TrainingState, schedules: Mapping[str, Schedule] | None, step: int) -> None:
@@ -267,50 +284,59 @@ def _end_record(state: TrainingState, rows: int, callbacks: Sequence[Callback]) 
 
 
 def _example(
-    data: Data,
-    n: int,
-    device: torch.device,
-    with_labels: bool,
-    transform: Callable[[Tensor], Tensor] | None,
+    vae: VAE, data: Data, n: int, transform: Callable[[Tensor], Tensor] | None
 ) -> tuple[Tensor, Tensor | None]:
     """Arguments of a step on ``n`` rows."""
-    x, labels = data.tensors(np.arange(n), device)
-    return x if transform is None else transform(x), labels if with_labels else None
+    x, labels = data.tensors(np.arange(n), vae_device(vae), vae_dtype(vae))
+    return x if transform is None else transform(x), labels if vae.n_classes else None
 
 
-def _check(
-    data: Data,
+def _check_arguments(
     objective: TermsELBO,
     epochs: int | None,
     steps: int | None,
     batch_size: int,
     lr: float,
     schedules: Mapping[str, Schedule] | None,
-) -> int:
-    """The number of steps to take."""
+) -> None:
+    if not isinstance(objective, TermsELBO):
+        made = "the class itself" if isinstance(objective, type) else type(objective).__name__
+        raise TypeError(
+            f"fit: objective must be a DecompositionELBO or a CapacityELBO; got {made}. Build one, as in "
+            "DecompositionELBO(); for Pyro's ELBOs use pyro.infer.SVI or pyro_bvae.svi.CompiledSVI."
+        )
     if (epochs is None) == (steps is None):
         raise ValueError(f"fit: give epochs or steps, one of them; got {epochs=}, {steps=}.")
     for name, value in (("epochs", epochs), ("steps", steps), ("batch_size", batch_size)):
-        if value is not None and value < 1:
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(
+                f"fit: {name} must be a whole number; got {value!r:.40}. Try {name}=64."
+            )
+        if value < 1:
             raise ValueError(f"fit: {name} must be at least 1; got {value}.")
+    if isinstance(lr, bool) or not isinstance(lr, (int, float, np.number)):
+        raise TypeError(f"fit: lr must be a number; got {type(lr).__name__}. Try lr=0.001.")
     if not (lr > 0 and math.isfinite(lr)):
         raise ValueError(f"fit: lr must be a finite number > 0; got {lr}.")
-    for name in schedules or {}:
+    for name, schedule in (schedules or {}).items():
         settable = isinstance(getattr(type(objective), name, None), NonNegative)
         if name != "beta" and not settable:
             raise ValueError(
                 f"fit: schedules must name beta or a number of {type(objective).__name__}; "
                 f"got {name!r}."
             )
+        if not callable(schedule):
+            raise TypeError(
+                f"fit: the schedule of {name} must be a function of the step; got {schedule!r:.40}. "
+                f"Use pyro_bvae.schedules, or set the number itself before training."
+            )
         if name == "beta" and isinstance(objective, CapacityELBO):
             raise ValueError(
                 "fit: beta must stay 1 beside CapacityELBO, whose gamma weighs the KL; got a schedule. "
                 "Schedule gamma or capacity instead."
             )
-    if steps is not None:
-        return steps
-    assert epochs is not None
-    return epochs * steps_per_epoch(len(data), batch_size)
 
 
 def makes_record(step: int, total: int, per_epoch: int) -> bool:
@@ -333,15 +359,19 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 
 
 @contextmanager
-def _channels_last(vae: VAE, device: torch.device) -> Iterator[None]:
-    """Convolutions laid out channels last meanwhile: a tenth faster on a CPU, the one device measured.
+def _in_training(vae: VAE, device: torch.device) -> Iterator[None]:
+    """Training mode, then evaluation mode; on a CPU weights of 2-D convolutions lie channels last meanwhile.
 
-    Not for longer: Pyro's parameter store keeps contiguous copies of weights laid out otherwise, and its
-    own SVI would train those instead.
+    That is a tenth faster on a CPU, the one device measured. Not for longer: Pyro's parameter store keeps
+    contiguous copies of weights laid out otherwise, and its own SVI would train those instead.
     """
-    if device.type == "cpu":
-        vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = [p for p in vae.parameters() if p.dim() == 4 and device.type == "cpu"]
+    vae.train()
+    for weight in weights:
+        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     try:
         yield
     finally:
-        vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        for weight in weights:
+            weight.data = weight.data.contiguous()
+        vae.eval()

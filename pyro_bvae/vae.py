@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor, nn
 
+from .parts import check_store, fitting, kind, posterior
 from .priors.arguments import brief
 from .priors.check import prior_distribution
+from .priors.wrapping import as_pyro
+from .registered import Registered
 from .schedules import NonNegative
+
+ALONE = threading.RLock()
+"""Held while Pyro runs a program: its handlers and torch's generator belong to the whole process."""
 
 
 class _Scale(ScaleMessenger):
@@ -42,20 +50,30 @@ def vae_device(vae: nn.Module) -> torch.device:
     return next((parameter.device for parameter in vae.parameters()), torch.device("cpu"))
 
 
+def vae_dtype(vae: nn.Module) -> torch.dtype:
+    """The floating dtype of the model's parameters, in which it reads x; float32 if it has none."""
+    dtypes = (parameter.dtype for parameter in vae.parameters() if parameter.is_floating_point())
+    return next(dtypes, torch.float32)
+
+
 @contextmanager
 def evaluating(vae: nn.Module, seed: int | None = None) -> Iterator[None]:
-    """Evaluation mode, no gradients, and with ``seed`` noise of its own; all is put back afterwards."""
-    training = vae.training
+    """Evaluation mode, no gradients, and with ``seed`` noise of its own; all is put back afterwards.
+
+    One thread at a time: other threads wait.
+    """
     device = vae_device(vae)
     devices = [device] if device.type == "cuda" else []
-    vae.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices, enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            yield
-    finally:
-        vae.train(training)
+    with ALONE:
+        training = vae.training
+        vae.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices, enabled=seed is not None):
+                if seed is not None:
+                    torch.manual_seed(seed)
+                yield
+        finally:
+            vae.train(training)
 
 
 class VAE(nn.Module):
@@ -111,26 +129,25 @@ class VAE(nn.Module):
         self.prior, self.likelihood = prior, likelihood
         self.beta = beta
         self.n_classes, self.encode_labels = n_classes, encode_labels
+        self.registered = Registered()
         bind = getattr(prior, "bind", None)
         if callable(bind):
             bind(encoder)
 
     def model(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """p(z) and p(x|z) with x observed; returns z ``(batch, latent_dim)``."""
-        pyro.module("prior", self.prior)
-        pyro.module("decoder", self.decoder)
-        pyro.module("likelihood", self.likelihood)
+        self._register("prior", "decoder", "likelihood")
         with pyro.plate("data", len(x)):
             # The prior goes along unexpanded: a plate expands it, and it cannot be shrunk back.
             p_z = self.p_z()
             with self._beta_scale():
                 z = pyro.sample("z", p_z, infer=cast(Any, {"prior": p_z}))
-            pyro.sample("x", self.p_x(z, labels), obs=x)
+            pyro.sample("x", fitting(self.p_x(z, labels), x), obs=x)
         return z
 
     def guide(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """q(z|x); returns z ``(batch, latent_dim)``."""
-        pyro.module("encoder", self.encoder)
+        self._register("encoder")
         with pyro.plate("data", len(x)):
             q_z = self.q_z(x, labels)
             with self._beta_scale():
@@ -140,22 +157,29 @@ class VAE(nn.Module):
     def _beta_scale(self) -> _Scale:
         return _Scale(self.__dict__["_beta"])
 
+    def _register(self, *names: str) -> None:
+        for name in names:
+            part = getattr(self, name)
+            pyro.module(name, part)
+            check_store(name, part)
+
     def p_z(self) -> TorchDistributionMixin:
         """The prior, batch_shape ``()``."""
-        return cast(TorchDistributionMixin, self.prior())
+        with self.registered.params():
+            return as_pyro(self.prior(), "VAE: what the prior's forward() returns")
 
     def q_z(self, x: Tensor, labels: Tensor | None = None) -> TorchDistributionMixin:
-        """q(z|x) for ``x (batch, *x_shape)``: batch_shape ``(batch,)``, event_shape ``(latent_dim,)``."""
-        out = self.encoder(self._encoder_input(x, labels))
-        if isinstance(out, TorchDistributionMixin):
-            return out
-        if isinstance(out, torch.distributions.Distribution):
-            raise TypeError(
-                f"VAE: an encoder must return (loc, scale) or a distribution from pyro.distributions; "
-                f"got {type(out).__module__}.{type(out).__name__}. Use Pyro's version of it."
-            )
-        loc, scale = out
-        return dist.Normal(loc, scale).to_event(1)
+        """q(z|x) for ``x (batch, *x_shape)``: batch_shape ``(batch,)``, event_shape ``(latent_dim,)``.
+
+        Raises:
+            ValueError, TypeError: what the encoder returned is no posterior of these rows; or, while Pyro
+                validates, x lies outside the likelihood's support or a label is no class.
+        """
+        if is_validation_enabled():
+            self.check_x(x)
+        with self.registered.params():
+            out = self.encoder(self._encoder_input(x, labels))
+        return posterior(out, len(x))
 
     def p_x(self, z: Tensor, labels: Tensor | None = None) -> TorchDistributionMixin:
         """p(x|z) for ``z (*batch, latent_dim)``: batch_shape ``batch``."""
@@ -163,22 +187,44 @@ class VAE(nn.Module):
         if self._check_labels(labels) is not None:
             hot = self._one_hot(cast(Tensor, labels), z)
             z = torch.cat([z, hot.expand(*lead, self.n_classes)], -1)
-        # Networks take one batch dimension; vectorised particles bring more.
-        out = self.decoder(z.reshape(-1, z.shape[-1]))
-        event_dim = (out[0] if isinstance(out, tuple) else out).dim() - 1
-        if isinstance(out, tuple):
-            out = tuple(part.reshape(*lead, *part.shape[1:]) for part in out)
-        else:
-            out = out.reshape(*lead, *out.shape[1:])
-        return cast(TorchDistributionMixin, self.likelihood(out, event_dim))
+        with self.registered.params():
+            # Networks take one batch dimension; vectorised particles bring more.
+            out = self.decoder(z.reshape(-1, z.shape[-1]))
+            parts = out if isinstance(out, tuple) else (out,)
+            if not (parts and all(isinstance(part, Tensor) for part in parts)):
+                raise TypeError(
+                    f"VAE: the decoder must return a tensor, or a tuple of tensors such as (loc, scale); got "
+                    f"{kind(out)}. Return what the likelihood takes."
+                )
+            event_dim = parts[0].dim() - 1
+            parts = tuple(part.reshape(*lead, *part.shape[1:]) for part in parts)
+            parameters = parts if isinstance(out, tuple) else parts[0]
+            return as_pyro(self.likelihood(parameters, event_dim), "VAE: the likelihood")
 
-    def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Posterior means: ``(batch, latent_dim)``."""
-        return cast(Tensor, self.q_z(x, labels).mean)
+    def log_px_z(self, x: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """log p(x|z) for ``x (batch, *x_shape)`` and ``z (*samples, batch, latent_dim)``.
 
-    def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        Returns:
+            ``(*samples, batch)``, nats per example, higher is better.
+
+        Raises:
+            ValueError: p(x|z) is not over rows shaped like x.
+        """
+        return cast(Tensor, fitting(self.p_x(z, labels), x).log_prob(x))
+
+    def encode(self, x: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None) -> Tensor:
+        """Posterior means: ``(batch, latent_dim)``, for a tensor or an array; uint8 is divided by 255.
+
+        All rows at once, in the mode the model is in: `pyro_bvae.evaluation.encode_data` goes in batches.
+        """
+        return cast(Tensor, self.q_z(*self._tensors(x, labels)).mean)
+
+    def reconstruct(
+        self, x: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None
+    ) -> Tensor:
         """Mean of p(x|z) at the posterior mean: shaped like x."""
-        return cast(Tensor, self.p_x(self.encode(x, labels), labels).mean)
+        x, labels = self._tensors(x, labels)
+        return cast(Tensor, self.p_x(self.q_z(x, labels).mean, labels).mean)
 
     def sample(
         self,
@@ -219,18 +265,13 @@ class VAE(nn.Module):
         Raises:
             ValueError, TypeError: naming the part, what it must return and what it returned.
         """
-        with evaluating(self, seed=0):
+        with evaluating(self, seed=0), pyro.validation_enabled():
             self._check_parts(x, labels)
 
     def _check_parts(self, x: Tensor, labels: Tensor | None) -> None:
         with _sentence(f"the encoder cannot take x of shape {tuple(x.shape[1:])}"):
             q_z = self.q_z(x, labels)
-        latent_dim = q_z.event_shape[-1] if q_z.event_shape else 0
-        if q_z.batch_shape != (len(x),) or len(q_z.event_shape) != 1:
-            raise ValueError(
-                f"VAE: the encoder's posterior must have batch_shape ({len(x)},) and event_shape "
-                f"(latent_dim,); got {tuple(q_z.batch_shape)} and {tuple(q_z.event_shape)}."
-            )
+        latent_dim = q_z.event_shape[-1]
         try:
             q_z.mean, q_z.variance  # noqa: B018
         except NotImplementedError as error:
@@ -238,14 +279,37 @@ class VAE(nn.Module):
                 f"VAE: the encoder's posterior must have a mean and a variance; got "
                 f"{type(q_z).__name__}, which computes neither. Give its class both properties."
             ) from error
-        with _sentence("the prior's forward() fails"):
+        with _sentence("the prior's forward() fails"), self.registered.params():
             prior_distribution(self.prior, latent_dim)
         with _sentence(f"the decoder cannot take z of {latent_dim + self.n_classes} dimensions"):
             p_x = self.p_x(q_z.sample(), labels)
-        if p_x.batch_shape != (len(x),) or p_x.event_shape != x.shape[1:]:
+        try:
+            fitting(p_x, x).log_prob(x)
+        except ValueError as error:
+            if error.args and str(error.args[0]).startswith("VAE: "):
+                raise
             raise ValueError(
-                f"VAE: the decoder must return parameters shaped like x, {tuple(x.shape)}; got "
-                f"{tuple(p_x.batch_shape + p_x.event_shape)}."
+                f"VAE: x must lie in the support of p(x|z), {type(p_x).__name__}; got values from "
+                f"{x.min():g} to {x.max():g}. Scale x, or use another likelihood."
+            ) from error
+
+    def _tensors(
+        self, x: Tensor | np.ndarray, labels: Tensor | np.ndarray | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """x and labels on the model's device, x in its dtype; uint8 becomes [0, 1]."""
+        device, dtype = vae_device(self), vae_dtype(self)
+        tensor = torch.as_tensor(x, device=device)
+        scaled = tensor.to(dtype) / 255 if tensor.dtype == torch.uint8 else tensor.to(dtype)
+        return scaled, None if labels is None else torch.as_tensor(labels, device=device)
+
+    def check_x(self, x: Tensor) -> None:
+        """Raise ValueError where x lies outside the likelihood's support."""
+        support = getattr(self.likelihood, "support", None)
+        if support is not None and not support.check(x).all():
+            raise ValueError(
+                f"VAE: x must lie in [0, 1] for the likelihood {type(self.likelihood).__name__}; got values "
+                f"from {x.min():g} to {x.max():g}. Divide by the largest value, or use "
+                "pyro_bvae.likelihoods.Normal."
             )
 
     def _encoder_input(self, x: Tensor, labels: Tensor | None) -> Tensor:
@@ -257,7 +321,7 @@ class VAE(nn.Module):
 
     def _one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
         # F.one_hot reads the largest label, for which a GPU has to be waited for
-        return torch.eye(self.n_classes, dtype=like.dtype, device=like.device)[labels]
+        return torch.eye(self.n_classes, dtype=like.dtype, device=like.device)[labels.long()]
 
     def _check_labels(self, labels: Tensor | None) -> Tensor | None:
         if (labels is None) == (self.n_classes > 0):
@@ -266,4 +330,25 @@ class VAE(nn.Module):
                 f"{'none' if labels is None else 'labels'} with n_classes={self.n_classes}. "
                 "Build VAE(..., n_classes=K) and pass labels=, or neither."
             )
+        if labels is None:
+            return None
+        whole = not (labels.is_floating_point() or labels.is_complex())
+        if labels.dim() != 1 or not whole or labels.dtype == torch.bool:
+            raise ValueError(
+                f"VAE: labels must be integers of shape (batch,); got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}. Number the classes from 0; of one-hot labels take argmax(1)."
+            )
+        if is_validation_enabled() and len(labels):
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= self.n_classes:
+                raise ValueError(
+                    f"VAE: labels must be 0 to {self.n_classes - 1}, the model's classes; got "
+                    f"{low if low < 0 else high}. Number the classes from 0, or build VAE(..., n_classes=K)."
+                )
         return labels
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pyro leaves a weak reference at each parameter that it has seen, which cannot be pickled.
+        for parameter in self.parameters():
+            vars(parameter).pop("unconstrained", None)
+        return self.__dict__

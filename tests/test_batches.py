@@ -83,11 +83,6 @@ def test_an_error_while_reading_reaches_the_training():
         next(epoch)
 
 
-def test_labels_that_are_missing():
-    with pytest.raises(ValueError, match="data must have labels for a conditional model"):
-        next(batches(Data(images()), 5, torch.Generator(), CPU, True))
-
-
 @pytest.mark.parametrize(
     "n, batch, expected",
     [(10, 5, [0, 5]), (11, 5, [0, 5]), (12, 5, [0, 5, 10]), (3, 1, [0, 1, 2]), (1, 5, [0])],

@@ -435,9 +435,13 @@ PARTS = """
         def forward(self):
             return dist.Normal(self.loc, 1.0).to_event(1)
 
+    class Strange(torch.distributions.Normal):
+        def __init__(self):
+            super().__init__(0.0, 1.0)
+
     class Foreign(Ring):
         def forward(self):
-            return torch.distributions.Independent(torch.distributions.Normal(self.loc, 1.0), 1)
+            return Strange()
 
     class Unfolded(Ring):
         def forward(self):
@@ -509,7 +513,11 @@ def test_network_of_ones_own(module):
 @pytest.mark.parametrize(
     "attr, error, sentence",
     [
-        ("Foreign", TypeError, r"Foreign: forward\(\) must return a distribution from pyro\.dist"),
+        (
+            "Foreign",
+            TypeError,
+            r"Foreign: what forward\(\) returns must be a distribution from pyro\.dist",
+        ),
         ("Unfolded", ValueError, r"Unfolded: .*event_shape \(2,\); got \(2,\) and \(\)"),
         ("Broken", ValueError, r"the prior's forward\(\) fails .*--prior own_parts:Broken"),
         ("no_module", TypeError, r"VAE: prior must be a module; got 'a prior'\. Make one"),

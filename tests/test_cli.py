@@ -54,9 +54,14 @@ class Unfolded(Ring):
         return dist.Normal(self.loc, 1.0)
 
 
+class Strange(torch.distributions.Normal):
+    def __init__(self):
+        super().__init__(0.0, 1.0)
+
+
 class Foreign(Ring):
     def forward(self):
-        return torch.distributions.Independent(torch.distributions.Normal(self.loc, 1.0), 1)
+        return Strange()
 
 
 class Full(torch.nn.Module):
@@ -504,7 +509,7 @@ def write_files(folder):
 BAD = {
     "unknown prior": ("--prior mixtur", r"--prior must be .*Did you mean mixture\?"),
     "prior of wrong event shape": ("--prior own_priors:Unfolded", r"event_shape \(2,\); got \(2,\)"),
-    "prior of torch": ("--prior own_priors:Foreign", r"must return a distribution from pyro\.dist"),
+    "prior of torch": ("--prior own_priors:Foreign", r"must be a distribution from pyro\.dist"),
     "absent prior": ("--prior own_priors:Absent", r"--prior must name something that can be imp"),
     "module with an error": ("--prior broken_module:P", r"--prior must name .*invalid syntax"),
     "no module": ("--prior :P", r"--prior must name something that can be imported"),

@@ -32,7 +32,10 @@ MAY_IMPORT = {
     "priors": (),
     "datasets": (),
     # equations
-    "vae": ("priors", "schedules"),
+    "registered": (),
+    "parts": ("priors",),
+    "vae": ("parts", "priors", "registered", "schedules"),
+    "guard": ("datasets", "vae"),
     "terms": (),
     "elbo": ("divergences", "schedules", "terms"),
     # loop
@@ -42,7 +45,8 @@ MAY_IMPORT = {
     "distributed": ("vae",),
     "tally": ("terms",),
     "training": (
-        "datasets", "distributed", "elbo", "noise", "optim", "schedules", "svi", "tally", "terms", "vae",
+        "datasets", "distributed", "elbo", "guard", "noise", "optim", "schedules", "svi", "tally", "terms",
+        "vae",
     ),
     # text -> objects
     "writing": (),
@@ -54,7 +58,7 @@ MAY_IMPORT = {
     ),
     # reading
     "metrics": (),
-    "evaluation": ("datasets", "divergences", "metrics", "pairwise", "vae"),
+    "evaluation": ("datasets", "divergences", "guard", "metrics", "pairwise", "vae"),
     "plots": (),
     "traversal": ("vae",),
     "figures": (

@@ -602,14 +602,10 @@ def fixed_in_init():
 
 CHECKS = {
     "not a module": (lambda: normal(), TypeError, "must be an nn.Module.*got a Independent"),
-    "a torch distribution": (
-        lambda: Broken(
-            lambda: torch.distributions.Independent(
-                torch.distributions.Normal(torch.zeros(2), torch.ones(2)), 1
-            )
-        ),
+    "a distribution that Pyro lacks": (
+        lambda: Broken(lambda: type("Strange", (torch.distributions.Normal,), {})(0.0, 1.0)),
         TypeError,
-        r"from pyro.distributions; got torch\.distributions.*Replace torch.distributions",
+        r"from pyro.distributions, or one of torch.*got .*Strange",
     ),
     "no distribution": (lambda: Broken(lambda: torch.zeros(2)), TypeError, "got torch.Tensor"),
     "event shape": (

@@ -27,6 +27,7 @@ def batches(
     with_labels: bool = False,
     skip: int = 0,
     own: Callable[[int], slice] = all_rows,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[Iterator[Batch]]:
     """Epoch after epoch, its batches: x float ``(batch, *x_shape)`` and labels, on ``device``, and batch.
 
@@ -42,12 +43,8 @@ def batches(
         with_labels: give labels too; else None.
         skip: leave out so many batches of the first epoch, unread.
         own: which rows of a batch of this size are given; others are not read.
-
-    Raises:
-        ValueError: labels are asked for and there are none.
+        dtype: of x; float32 by default.
     """
-    if with_labels and data.labels is None:
-        raise ValueError("fit: data must have labels for a conditional model; got none.")
     labels = _tensor(data.labels).to(device) if with_labels else None
     resident = _tensor(data.x).to(device) if _fits(data, device) else None
 
@@ -64,7 +61,7 @@ def batches(
             else (resident[here[part]] for part in parts)
         )
         for part, size, x in zip(parts, sizes, xs, strict=True):
-            yield to_float(x), None if labels is None else labels[here[part]], size
+            yield to_float(x, dtype), None if labels is None else labels[here[part]], size
 
     yield epoch(skip)
     while True:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from .rows import Rows, Subset, is_resident
 if TYPE_CHECKING:
     import torch
 
-_DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
+_DTYPES = (np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64))
 
 
 # eq=False: comparing two arrays has no single truth value, so instances compare by identity.
@@ -33,7 +33,7 @@ class Data:
         array([1, 0])
 
     Attributes:
-        x: uint8 (0 to 255, read as [0, 1]) or float32; images `(n, channels, height, width)`,
+        x: uint8 (0 to 255, read as [0, 1]), float32 or float64; images `(n, channels, height, width)`,
             vectors `(n, d)`; an array, a memory-mapped array or `Rows`.
         labels: `(n,)` integers from 0, stored as int64, or None.
         factors: `(n, n_factors)` integers, stored as int64, or None.
@@ -95,18 +95,22 @@ class Data:
         return np.asarray(self.x[index])
 
     def tensors(
-        self, rows: np.ndarray, device: torch.device | str = "cpu"
+        self,
+        rows: np.ndarray,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return `rows` as networks read them: x by `to_float` and labels, on `device`.
 
         Returns:
-            x float32 `(batch, *x_shape)`; labels int64 `(batch,)`, or None without labels.
+            x `(batch, *x_shape)` of `dtype`, float32 by default; labels int64 `(batch,)`, or None without
+            labels.
         """
         import torch
 
         x = torch.from_numpy(np.require(self.batch(rows), requirements=["C", "W"]))
         labels = None if self.labels is None else torch.from_numpy(self.labels[rows]).to(device)
-        return to_float(x.to(device)), labels
+        return to_float(x.to(device), dtype), labels
 
     def subset(self, indices: np.ndarray) -> Data:
         """Return the rows `indices` as a `Data` of its own; a lazily read `x` stays lazy.
@@ -148,7 +152,7 @@ def _check_x(x: object) -> None:
         )
     if dtype not in _DTYPES:
         raise TypeError(
-            f"Data: x must be uint8 or float32; got {dtype.name}. "
+            f"Data: x must be uint8, float32 or float64; got {dtype.name}. "
             "Convert it with x.astype(numpy.float32), or scale grey values to uint8 0 to 255."
         )
     if len(shape) < 2 or 0 in shape:
@@ -216,14 +220,51 @@ def split(data: Data, test_fraction: float, seed: int) -> tuple[Data, Data]:
     return data.subset(order[n_test:]), data.subset(order[:n_test])
 
 
-def to_float(x: torch.Tensor) -> torch.Tensor:
+def as_data(x: Any, owner: str) -> Data:
+    """Return `x` as `Data`: a `Data`, an array or a tensor `(n, *x_shape)`, or the pair (x, labels).
+
+    Half-precision floats become float32, and tensors are copied to the CPU.
+
+    Args:
+        x: the rows.
+        owner: names the function in errors.
+
+    Raises:
+        TypeError: of another kind, such as a `DataLoader`.
+        ValueError: as `Data`.
+    """
+    if isinstance(x, Data):
+        return x
+    pair = x if isinstance(x, (tuple, list)) and len(x) == 2 else (x,)
+    arrays = [_array(part) for part in pair]
+    if any(array is None for array in arrays):
+        raise TypeError(
+            f"{owner}: data must be Data, an array or tensor (n, *x_shape), or the pair (x, labels); got "
+            f"{type(x).__name__}. Collect its rows, as in pyro_bvae.datasets.Data(x, labels=labels)."
+        )
+    return Data(*arrays)
+
+
+def _array(x: Any) -> np.ndarray | None:
+    """A tensor or an array as an array that `Data` takes where it can; None for another kind."""
+    if hasattr(x, "detach"):  # a tensor: torch is not imported to find that out
+        x = x.detach().cpu()
+        x = (x if x.dtype.itemsize > 2 or not x.dtype.is_floating_point else x.float()).numpy()
+    if isinstance(x, np.ndarray) and x.dtype == np.float16:
+        return x.astype(np.float32)
+    return x if isinstance(x, np.ndarray) else None
+
+
+def to_float(x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Turn stored values into what a network reads, on whichever device they already are.
 
     Args:
         x: uint8 `(batch, *x_shape)`, 0 to 255, or any other dtype.
+        dtype: of the model.
 
     Returns:
-        float32 `(batch, *x_shape)`: uint8 divided by 255 into [0, 1], others unchanged.
+        `(batch, *x_shape)` of `dtype`, float32 by default: uint8 divided by 255 into [0, 1], others
+        unchanged.
 
     Examples:
         >>> import torch
@@ -232,5 +273,5 @@ def to_float(x: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
-    values = x.to(torch.float32)
+    values = x.to(dtype or torch.float32)
     return values / 255 if x.dtype == torch.uint8 else values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ..datasets import Data
-from ..vae import VAE, evaluating, vae_device
+from ..guard import first_batch
+from ..vae import VAE, evaluating, vae_device, vae_dtype
 
 BATCH = 500
 Transform = Callable[[Tensor], Tensor] | None
@@ -31,8 +32,18 @@ class Codes(NamedTuple):
     diagonal: bool  # loc and scale say all: the posteriors are diagonal Normals
 
 
-def encode_data(vae: VAE, data: Data, transform: Transform = None) -> Codes:
-    """Posteriors and ELBO terms of every row, in evaluation mode and batches, at beta = 1."""
+def encode_data(vae: VAE, data: Any, transform: Transform = None) -> Codes:
+    """Posteriors and ELBO terms of every row, in evaluation mode and batches, at beta = 1.
+
+    Args:
+        vae: the model.
+        data: `Data`, an array or a tensor `(n, *x_shape)`, or the pair (x, labels).
+        transform: as in `pyro_bvae.fit`.
+
+    Raises:
+        ValueError, TypeError: one sentence, where the rows do not fit the model.
+    """
+    data = first_batch(vae, data, "encode_data", transform).data
     parts: list[tuple[Tensor, ...]] = []
     split: list[Tensor | None] = []
     closed = diagonal = True
@@ -45,7 +56,7 @@ def encode_data(vae: VAE, data: Data, transform: Transform = None) -> Codes:
                 kl = kl_divergence(q_z, p_z)
             except NotImplementedError:
                 kl, closed = q_z.log_prob(z) - p_z.log_prob(z), False
-            log_px_z = vae.p_x(z, labels).log_prob(x)
+            log_px_z = vae.log_px_z(x, z, labels)
             parts.append((q_z.mean, q_z.variance.sqrt(), z, log_px_z, kl))
             split.append(_kl_per_latent(q_z, p_z))
             base = getattr(q_z, "base_dist", None)
@@ -61,10 +72,10 @@ def batches(
     vae: VAE, data: Data, transform: Transform = None, size: int = BATCH
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """x and, for a conditional model, labels, on the model's device."""
-    device = vae_device(vae)
+    device, dtype = vae_device(vae), vae_dtype(vae)
     for start in range(0, len(data), size):
         rows = np.arange(start, min(start + size, len(data)))
-        x, labels = data.tensors(rows, device)
+        x, labels = data.tensors(rows, device, dtype)
         yield x if transform is None else transform(x), labels if vae.n_classes else None
 
 

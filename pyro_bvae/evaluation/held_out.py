@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import metrics
 from ..datasets import Data
+from ..datasets.data import as_data
 from ..divergences import inclusive_kl, mmd, mmd_per_dim
 from ..metrics.checks import check_known
 from ..vae import VAE, evaluating
@@ -41,7 +42,7 @@ class _Subject(NamedTuple):
 
 def evaluate(
     vae: VAE,
-    data: Data,
+    data: Any,
     *,
     divergence: Callable[..., Tensor] | None = None,
     transform: Transform = None,
@@ -56,7 +57,7 @@ def evaluate(
 
     Args:
         vae: any model of the package.
-        data: rows to measure on.
+        data: rows to measure on: `Data`, an array or a tensor `(n, *x_shape)`, or the pair (x, labels).
         divergence: D to recompute with all rows as components; see `aggregate_divergence`.
         transform: as in `fit`.
         codes: of `encode_data`, where they are at hand already.
@@ -84,6 +85,7 @@ def evaluate(
         ValueError: a measure that is unknown or does not apply, before any work; or a metric, asked for
             by name, that refuses these codes, before what takes minutes.
     """
+    data = as_data(data, "evaluate")
     names = applicable(data) if measures is None else check_measures(measures, data)
     with evaluating(vae, seed):
         codes = codes or encode_data(vae, data, transform)

@@ -55,6 +55,6 @@ def _bound(vae: VAE, x: Tensor, labels: Tensor | None, n_samples: int) -> Tensor
     total = x.new_full((len(x),), -math.inf, dtype=torch.float64)
     for start in range(0, n_samples, at_once):
         z = q_z.sample((min(at_once, n_samples - start),))  # (k, batch, latent_dim)
-        log_w = vae.p_x(z, labels).log_prob(x) + p_z.log_prob(z) - q_z.log_prob(z)
+        log_w = vae.log_px_z(x, z, labels) + p_z.log_prob(z) - q_z.log_prob(z)
         total = torch.logaddexp(total, log_w.double().logsumexp(0))
     return (total - math.log(n_samples)).to(x.dtype)

@@ -12,6 +12,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from .wrapping import as_pyro
+
 _N = 50_000
 _KERNELS = 500
 _DF = 3.0
@@ -66,13 +68,7 @@ def prior_distribution(prior: nn.Module, latent_dim: int) -> TorchDistributionMi
             f"{name}: parameters must not be NaN; got NaN in {', '.join(nan)}. "
             "Lower the learning rate, or start from other values."
         )
-    p_z = prior()
-    kind = type(p_z)
-    if not isinstance(p_z, TorchDistributionMixin):
-        raise TypeError(
-            f"{name}: forward() must return a distribution from pyro.distributions; "
-            f"got {kind.__module__}.{kind.__name__}. Replace torch.distributions by pyro.distributions."
-        )
+    p_z = as_pyro(prior(), f"{name}: what forward() returns")
     if p_z.batch_shape != () or p_z.event_shape != (latent_dim,):
         raise ValueError(
             f"{name}: the distribution must have batch_shape () and event_shape ({latent_dim},); got "

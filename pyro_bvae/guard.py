@@ -1,0 +1,124 @@
+"""Checks of a model and its data, once, before the first batch is trained on or measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from .datasets import Data
+from .datasets.data import as_data
+from .vae import VAE, evaluating, vae_device, vae_dtype
+
+_ROWS = 4  # that go through the model
+_BLOCK = 4096  # rows whose values are looked at together
+
+
+class Checked(NamedTuple):
+    """Data that fit a model, and the few rows that went through it."""
+
+    data: Data
+    x: Tensor
+    labels: Tensor | None
+
+
+def first_batch(
+    vae: VAE, data: Any, owner: str, transform: Callable[[Tensor], Tensor] | None = None
+) -> Checked:
+    """Return ``data`` as `Data`, after a few of its rows went through every part of ``vae``.
+
+    Args:
+        vae: the model.
+        data: what `as_data` takes.
+        owner: names the function in errors.
+        transform: as in `fit`.
+
+    Raises:
+        ValueError, TypeError: one sentence: a shape, a value, a label or what a part returned is wrong.
+    """
+    if not isinstance(vae, VAE):
+        made = "the class itself" if isinstance(vae, type) else f"a {type(vae).__name__}"
+        raise TypeError(
+            f"{owner}: vae must be a pyro_bvae.VAE; got {made}. Build one, as in VAE(encoder, decoder, "
+            "prior, likelihood)."
+        )
+    data = as_data(data, owner)
+    if vae.n_classes and data.labels is None:
+        raise ValueError(
+            f"{owner}: data must have labels for a conditional model; got none. Pass Data(x, labels=labels)."
+        )
+    if vae.n_classes and data.n_classes > vae.n_classes:
+        raise ValueError(
+            f"{owner}: labels must be below {vae.n_classes}, the model's classes; got {data.n_classes - 1}. "
+            "Build VAE(..., n_classes=K) for K classes, or leave those rows out."
+        )
+    x, labels = _rows(vae, data, np.arange(min(len(data), _ROWS)))
+    if transform is not None:
+        x = _transformed(transform, x, owner)
+    vae.check(x, labels)
+    return Checked(data, x, labels)
+
+
+def check_range(vae: VAE, data: Data) -> None:
+    """All rows in memory lie in the likelihood's support; those on disk are seen as they are read.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    if data.resident and data.x.dtype != np.uint8:
+        for start in range(0, len(data), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(data)))
+            vae.check_x(_rows(vae, data, rows)[0])
+
+
+def check_trainable(vae: VAE, x: Tensor, labels: Tensor | None) -> None:
+    """Refuse a model without anything to train, or with something that `fit` would not reach.
+
+    It runs model and guide once, in the parameter store of the training. So the store knows the parameters
+    before they are laid out channels last, of which it would make copies.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    if any(parameter.is_inference() for parameter in vae.parameters()):
+        raise ValueError(
+            "fit: the model's parameters must be able to have gradients; got some that were made under "
+            "torch.inference_mode. Build the model outside of it."
+        )
+    if not any(parameter.requires_grad for parameter in vae.parameters()):
+        raise ValueError(
+            "fit: the model must have a parameter with requires_grad=True; got none. "
+            "Call vae.requires_grad_(True), or train nothing."
+        )
+    with evaluating(vae, seed=0), pyro.validation_enabled(False):
+        vae.guide(x, labels)
+        vae.model(x, labels)
+    own = {id(parameter) for parameter in vae.parameters()}
+    store = pyro.get_param_store().named_parameters()
+    others = ", ".join(name for name, parameter in store if id(parameter) not in own)
+    if others:
+        raise ValueError(
+            f"fit: pyro.param must be called in the prior, the likelihood or a network; the model or guide "
+            f"itself calls it for {others}, which fit would not train. Make it an nn.Parameter, or move it."
+        )
+
+
+def _rows(vae: VAE, data: Data, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    x, labels = data.tensors(rows, vae_device(vae), vae_dtype(vae))
+    return x, labels if vae.n_classes else None
+
+
+def _transformed(transform: Callable[[Tensor], Tensor], x: Tensor, owner: str) -> Tensor:
+    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        try:
+            return transform(x)
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise ValueError(
+                f"{owner}: transform must take x with values from {x.min():g} to {x.max():g}; it failed "
+                f"({reason}). Scale x; torch.bernoulli wants [0, 1]."
+            ) from error
