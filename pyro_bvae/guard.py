@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from .datasets import Data
@@ -94,17 +95,35 @@ def check_trainable(vae: VAE, x: Tensor, labels: Tensor | None) -> None:
             "fit: the model must have a parameter with requires_grad=True; got none. "
             "Call vae.requires_grad_(True), or train nothing."
         )
-    with evaluating(vae, seed=0), pyro.validation_enabled(False):
-        vae.guide(x, labels)
-        vae.model(x, labels)
+    with evaluating(vae, seed=0), pyro.validation_enabled(False), torch.enable_grad():
+        guide = poutine.trace(vae.guide).get_trace(x, labels)
+        model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(x, labels)
+        total = model.log_prob_sum() - guide.log_prob_sum()
     own = {id(parameter) for parameter in vae.parameters()}
-    store = pyro.get_param_store().named_parameters()
-    others = ", ".join(name for name, parameter in store if id(parameter) not in own)
-    if others:
-        raise ValueError(
-            f"fit: pyro.param must be called in the prior, the likelihood or a network; the model or guide "
-            f"itself calls it for {others}, which fit would not train. Make it an nn.Parameter, or move it."
-        )
+    for leaf in _leaves(total):
+        if id(leaf) not in own:
+            name = pyro.get_param_store().param_name(leaf)
+            got = (
+                f"a tensor of shape {tuple(leaf.shape)}" if name is None else f"pyro.param {name!r}"
+            )
+            raise ValueError(
+                f"fit: what wants a gradient must be a parameter of the model, or fit does not train it; got "
+                f"{got}. Keep modules in attributes or an nn.ModuleList, tensors in nn.Parameter, and call "
+                "pyro.param in the prior, the likelihood or a network."
+            )
+
+
+def _leaves(value: Tensor) -> Iterator[Tensor]:
+    """The tensors that want a gradient of ``value``."""
+    nodes, seen = [value.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        nodes += [following for following, _ in node.next_functions]
 
 
 def _rows(vae: VAE, data: Data, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:

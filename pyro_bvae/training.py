@@ -197,6 +197,7 @@ def fit(
             epoch; the parameters are those before it.
     """
     _check_arguments(objective, epochs, steps, batch_size, lr, schedules)
+    _check_functions({"transform": transform, "on_step": on_step}, callbacks)
     with (
         _alone(),
         # A store of its own: pyro.module finds names of an earlier model in the global one, and its
@@ -339,6 +340,19 @@ def _check_arguments(
             )
 
 
+def _check_functions(functions: Mapping[str, Any], callbacks: Any) -> None:
+    given = {name: function for name, function in functions.items() if function is not None}
+    if not isinstance(callbacks, (list, tuple)):
+        raise TypeError(
+            f"fit: callbacks must be a list of functions; got {callbacks!r:.40}. Try callbacks=[...]."
+        )
+    for name, function in [*given.items(), *(("each callback", each) for each in callbacks)]:
+        if not callable(function):
+            raise TypeError(
+                f"fit: {name} must be a function; got {function!r:.40}. Pass one, or none."
+            )
+
+
 def makes_record(step: int, total: int, per_epoch: int) -> bool:
     """Whether there is a record after ``step`` of ``total``: an epoch ends, or a part of a long one.
 
@@ -366,7 +380,7 @@ def _in_training(vae: VAE, device: torch.device) -> Iterator[None]:
     contiguous copies of weights laid out otherwise, and its own SVI would train those instead.
     """
     weights = [p for p in vae.parameters() if p.dim() == 4 and device.type == "cpu"]
-    vae.train()
+    vae.train().zero_grad()  # a gradient left by other work would be added to the first step's
     for weight in weights:
         weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     try:
@@ -374,4 +388,4 @@ def _in_training(vae: VAE, device: torch.device) -> Iterator[None]:
     finally:
         for weight in weights:
             weight.data = weight.data.contiguous()
-        vae.eval()
+        vae.eval().zero_grad()

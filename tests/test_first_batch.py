@@ -329,6 +329,13 @@ def test_other_data_are_refused_in_one_sentence(data, sentence):
         ({"steps": 10.5}, "steps must be a whole number; got 10.5"),
         ({"steps": True}, "steps must be a whole number; got True"),
         ({"lr": "fast"}, "lr must be a number; got str"),
+        (
+            {"callbacks": print},
+            "callbacks must be a list of functions; got <built-in function print>",
+        ),
+        ({"callbacks": [3]}, "each callback must be a function; got 3"),
+        ({"transform": "bernoulli"}, "transform must be a function; got 'bernoulli'"),
+        ({"on_step": [print]}, "on_step must be a function"),
     ],
 )
 def test_arguments_of_the_wrong_kind_are_refused_in_one_sentence(change, sentence):

@@ -93,6 +93,19 @@ def test_a_model_is_in_evaluation_mode_after_any_end_of_a_training(how):
         torch.testing.assert_close(vae.encode(x)[:1], vae.encode(x[:1]))
 
 
+def test_gradients_of_other_work_are_no_part_of_a_training():
+    found = []
+    for stale in (False, True):
+        vae = a_vae()
+        if stale:
+            (1e3 * vae.encode(torch.from_numpy(rows())).square().sum()).backward()
+        torch.manual_seed(1)
+        fit(vae, DecompositionELBO(), rows(), steps=3)
+        assert all(p.grad is None for p in vae.parameters())
+        found.append(vae.encode(rows()))
+    assert torch.equal(*found)
+
+
 # ---- pickles -----------------------------------------------------------------------------------
 
 
