@@ -196,7 +196,7 @@ def fit(
             largest gradient and what to try. It is noticed up to 20 steps later, or at the end of the
             epoch; the parameters are those before it.
     """
-    _check_arguments(objective, epochs, steps, batch_size, lr, schedules)
+    _check_arguments(objective, epochs, steps, batch_size, lr, schedules, seed)
     _check_functions({"transform": transform, "on_step": on_step}, callbacks)
     with (
         _alone(),
@@ -299,6 +299,7 @@ def _check_arguments(
     batch_size: int,
     lr: float,
     schedules: Mapping[str, Schedule] | None,
+    seed: int,
 ) -> None:
     if not isinstance(objective, TermsELBO):
         made = "the class itself" if isinstance(objective, type) else type(objective).__name__
@@ -308,19 +309,24 @@ def _check_arguments(
         )
     if (epochs is None) == (steps is None):
         raise ValueError(f"fit: give epochs or steps, one of them; got {epochs=}, {steps=}.")
-    for name, value in (("epochs", epochs), ("steps", steps), ("batch_size", batch_size)):
+    least = {"epochs": 1, "steps": 1, "batch_size": 1, "seed": 0}
+    for name, value in zip(least, (epochs, steps, batch_size, seed), strict=True):
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(
-                f"fit: {name} must be a whole number; got {value!r:.40}. Try {name}=64."
+                f"fit: {name} must be a whole number; got {value!r:.40}. Pass an integer."
             )
-        if value < 1:
-            raise ValueError(f"fit: {name} must be at least 1; got {value}.")
+        if value < least[name]:
+            raise ValueError(f"fit: {name} must be at least {least[name]}; got {value}.")
     if isinstance(lr, bool) or not isinstance(lr, (int, float, np.number)):
         raise TypeError(f"fit: lr must be a number; got {type(lr).__name__}. Try lr=0.001.")
     if not (lr > 0 and math.isfinite(lr)):
         raise ValueError(f"fit: lr must be a finite number > 0; got {lr}.")
+    if not isinstance(schedules or {}, Mapping):
+        raise TypeError(
+            f"fit: schedules must be a dict such as {{'beta': linear(0, 1, 500)}}; got {schedules!r:.40}."
+        )
     for name, schedule in (schedules or {}).items():
         settable = isinstance(getattr(type(objective), name, None), NonNegative)
         if name != "beta" and not settable:

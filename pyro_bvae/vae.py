@@ -27,6 +27,9 @@ ALONE = threading.RLock()
 """Held while Pyro runs a program: its handlers and torch's generator belong to the whole process."""
 
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
 class _Scale(ScaleMessenger):
     """`poutine.scale` that also takes 0 and a 0-dim tensor: alpha-only objectives have beta = 0."""
 
@@ -186,6 +189,10 @@ class VAE(nn.Module):
         lead = z.shape[:-1]
         if self._check_labels(labels) is not None:
             hot = self._one_hot(cast(Tensor, labels), z)
+            if len(hot) not in (1, *lead[-1:]):
+                raise ValueError(
+                    f"VAE: labels must be one for each row of z, {lead[-1]}; got {len(hot)}. Pass as many."
+                )
             z = torch.cat([z, hot.expand(*lead, self.n_classes)], -1)
         with self.registered.params():
             # Networks take one batch dimension; vectorised particles bring more.
@@ -212,16 +219,14 @@ class VAE(nn.Module):
         """
         return cast(Tensor, fitting(self.p_x(z, labels), x).log_prob(x))
 
-    def encode(self, x: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None) -> Tensor:
-        """Posterior means: ``(batch, latent_dim)``, for a tensor or an array; uint8 is divided by 255.
+    def encode(self, x: Any, labels: Tensor | np.ndarray | None = None) -> Tensor:
+        """Posterior means ``(batch, latent_dim)`` of a tensor, an array or `Data`; uint8 is divided by 255.
 
         All rows at once, in the mode the model is in: `pyro_bvae.evaluation.encode_data` goes in batches.
         """
         return cast(Tensor, self.q_z(*self._tensors(x, labels)).mean)
 
-    def reconstruct(
-        self, x: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None
-    ) -> Tensor:
+    def reconstruct(self, x: Any, labels: Tensor | np.ndarray | None = None) -> Tensor:
         """Mean of p(x|z) at the posterior mean: shaped like x."""
         x, labels = self._tensors(x, labels)
         return cast(Tensor, self.p_x(self.q_z(x, labels).mean, labels).mean)
@@ -293,11 +298,12 @@ class VAE(nn.Module):
                 f"{x.min():g} to {x.max():g}. Scale x, or use another likelihood."
             ) from error
 
-    def _tensors(
-        self, x: Tensor | np.ndarray, labels: Tensor | np.ndarray | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _tensors(self, x: Any, labels: Tensor | np.ndarray | None) -> tuple[Tensor, Tensor | None]:
         """x and labels on the model's device, x in its dtype; uint8 becomes [0, 1]."""
         device, dtype = vae_device(self), vae_dtype(self)
+        if hasattr(x, "tensors"):  # `Data`
+            x, own = x.tensors(np.arange(len(x)), device, dtype)
+            labels = own if labels is None and self.n_classes else labels
         tensor = torch.as_tensor(x, device=device)
         scaled = tensor.to(dtype) / 255 if tensor.dtype == torch.uint8 else tensor.to(dtype)
         return scaled, None if labels is None else torch.as_tensor(labels, device=device)
@@ -332,11 +338,11 @@ class VAE(nn.Module):
             )
         if labels is None:
             return None
-        whole = not (labels.is_floating_point() or labels.is_complex())
-        if labels.dim() != 1 or not whole or labels.dtype == torch.bool:
+        dtype, shape = getattr(labels, "dtype", type(labels).__name__), tuple(np.shape(labels))
+        if not isinstance(labels, Tensor) or labels.dim() != 1 or dtype not in _INTEGERS:
             raise ValueError(
-                f"VAE: labels must be integers of shape (batch,); got {labels.dtype} of shape "
-                f"{tuple(labels.shape)}. Number the classes from 0; of one-hot labels take argmax(1)."
+                f"VAE: labels must be a tensor of integers of shape (batch,); got {dtype} of shape "
+                f"{shape}. Number the classes from 0; of one-hot labels take argmax(1)."
             )
         if is_validation_enabled() and len(labels):
             low, high = int(labels.min()), int(labels.max())

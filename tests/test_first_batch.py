@@ -139,11 +139,14 @@ def test_labels_of_every_integer_kind_are_int64_ones(dtype):
     [
         ([0, 1, 2, -1], "labels must be 0 to 2, the model's classes; got -1"),
         ([0, 1, 2, 3], "labels must be 0 to 2, the model's classes; got 3"),
-        ([0.0, 1.0, 2.0, 1.0], r"labels must be integers of shape \(batch,\); got torch.float32"),
-        ([True, False, True, True], "labels must be integers.*got torch.bool"),
+        (
+            [0.0, 1.0, 2.0, 1.0],
+            r"labels must be a tensor of integers of shape \(batch,\); got torch.float32",
+        ),
+        ([True, False, True, True], "labels must be a tensor of integers.*got torch.bool"),
         (
             [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]],
-            r"labels must be integers.*of shape \(4, 3\)",
+            r"labels must be a tensor of integers.*of shape \(4, 3\)",
         ),
     ],
 )
@@ -289,6 +292,23 @@ def test_a_pair_is_data_with_labels():
     assert losses[0] == losses[1] == losses[2]
 
 
+def test_encode_takes_data_with_its_labels():
+    vae, x, labels = a_vae(n_classes=3), rows(6), np.arange(6) % 3
+    torch.manual_seed(0)
+    expected = vae.encode(torch.from_numpy(x), torch.from_numpy(labels))
+    for got in (vae.encode(Data(x, labels=labels)), vae.encode(x, labels)):
+        assert torch.equal(got, expected)
+    assert torch.equal(vae.reconstruct(Data(x, labels=labels)), vae.reconstruct(x, labels))
+
+
+def test_labels_of_another_number_of_rows_are_refused():
+    vae = a_vae(n_classes=3)
+    with pytest.raises(ValueError, match="labels must be one for each row of z, 4; got 3"):
+        vae.sample(4, labels=torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match="labels must be a tensor of integers.*got list"):
+        vae.p_x(torch.zeros(3, 2), [0, 1, 2])
+
+
 def test_encode_takes_arrays_and_grey_values():
     vae = a_vae(Bernoulli())
     grey = np.random.default_rng(0).integers(0, 256, (5, 3)).astype(np.uint8)
@@ -336,6 +356,8 @@ def test_other_data_are_refused_in_one_sentence(data, sentence):
         ({"callbacks": [3]}, "each callback must be a function; got 3"),
         ({"transform": "bernoulli"}, "transform must be a function; got 'bernoulli'"),
         ({"on_step": [print]}, "on_step must be a function"),
+        ({"seed": 1.5}, "seed must be a whole number; got 1.5"),
+        ({"schedules": [("beta", float)]}, "schedules must be a dict"),
     ],
 )
 def test_arguments_of_the_wrong_kind_are_refused_in_one_sentence(change, sentence):
