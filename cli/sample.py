@@ -49,5 +49,5 @@ def command(run: str, n: int, label: int | None, seed: int, out: str | None, tru
 
         loaded = load_run(run, trust=trust)
         path = Path(out) if out else loaded.path / "figures" / f"samples-{seed}.png"
-        save_samples(path, loaded.vae, n, label, seed)
+        save_samples(path, loaded.vae, n, label, seed, loaded.class_names)
     click.echo(f"Wrote {path}")

@@ -82,6 +82,7 @@ def command(
             columns=columns,
             active=active,
             label=label,
+            class_names=loaded.class_names,
         )
     if examples is None:
         click.echo("The run holds no examples: z starts at 0.")

@@ -1,6 +1,7 @@
 """A run: one training on disk. `train` writes it, `resume` goes on with it, `load_run` reads it.
 
 config.json       every option, and the format's number
+classes.json      names of the classes, where the data gave them, in the order of their numbers
 history.jsonl     one record per epoch; held-out terms where they were measured
 checkpoint.pt     weights, optimiser, step and generators: tensors and text only
 metrics.json      held-out measures after training
@@ -29,7 +30,7 @@ import pyro
 
 from .build import Built, build, choose_device, make_vae, records_made
 from .checkpoint import Checkpoints, check_every, read_checkpoint, read_history
-from .config import Config
+from .config import FORMAT, Config
 from .distributed import ShardedVAE, agree, processes, ranks
 from .environment import add_environment, environment
 from .evaluation import spaced
@@ -38,11 +39,13 @@ from .measuring import held_out_terms, measure
 from .training import Callback, Record, StepCallback, TrainingState, fit
 from .vae import VAE
 from .writing import (
+    CLASSES,
     check_directory,
     check_inside,
     check_new_directory,
     locked,
     make_run_directory,
+    read_class_names,
     read_json,
     write_json,
 )
@@ -70,6 +73,11 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """Contents of metrics.json."""
         return read_json(self.path / "metrics.json", "pyro-bvae evaluate writes it.")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """``class_names[label]`` is the name of a class; empty where the data gave no names."""
+        return read_class_names(self.path)
 
     @property
     def examples(self) -> dict[str, np.ndarray] | None:
@@ -136,6 +144,9 @@ def train(
             check_new_directory(path)  # another process may have been faster
             write_json(path / "config.json", built.config.to_dict())
             write_json(path / "environment.json", environment(built.vae))
+            if built.train.class_names:
+                names = list(built.train.class_names)
+                write_json(path / CLASSES, {"format": FORMAT, "names": names})
             return _carry_out(path, built, None, callbacks, on_step, checkpoint_every, joined)
 
 

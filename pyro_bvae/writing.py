@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+CLASSES = "classes.json"
 _LOCK = ".lock"
 _MOST_BYTES = 1 << 28  # of a file of text
 
@@ -187,6 +188,25 @@ def read_json(path: Path, hint: str = "Is it a run?") -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"load_run: {path} must hold a JSON object; got {type(value).__name__}.")
     return value
+
+
+def read_class_names(directory: Path) -> tuple[str, ...]:
+    """Names of a run's classes, in the order of their numbers; none where its data gave none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = directory / CLASSES
+    check_inside(path)
+    if not path.is_file():
+        return ()
+    names = read_json(path).get("names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"load_run: {path} must hold the names of the classes, a list of text; got {names!r:.60}. "
+            "Restore it."
+        )
+    return tuple(names)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -283,7 +283,7 @@ def test_weights_too_coarse_for_16_bits_are_refused():
 
 
 def fake(vae, metrics=None, examples=None):
-    return SimpleNamespace(vae=vae, metrics=metrics or {}, examples=examples)
+    return SimpleNamespace(vae=vae, metrics=metrics or {}, examples=examples, class_names=())
 
 
 @torch.no_grad()

@@ -44,6 +44,7 @@ def explore(run: Run) -> dict[str, Any]:
         "shape": list(x_shape),
         "latents": _latents(run.metrics, low, high),
         "classes": vae.n_classes,
+        "class_names": list(run.class_names),
         "centre": _rounded(centre),
         "draws": _rounded(kept),
         "examples": _rounded(codes),
