@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import likelihoods, networks, priors
 from .config import Config, default_compile
 from .datasets import Data, load_dataset, read_data
-from .datasets.rows import Subset, is_resident
+from .datasets.rows import Subset
 from .divergences import DIVERGENCES
 from .elbo import CapacityELBO, DecompositionELBO
 from .schedules import Schedule, linear
@@ -108,7 +108,7 @@ def load(config: Config) -> tuple[Data, Data]:
         # Parts of one file are read together: what is compressed is unpacked once.
         rows = np.concatenate([one.indices, other.indices])
         both = _hold(Data(Subset(one.source, rows))).x
-        if is_resident(both):
+        if isinstance(both, np.ndarray):
             n = len(train)
             return dataclasses.replace(train, x=both[:n]), dataclasses.replace(test, x=both[n:])
     return _hold(train), _hold(test)

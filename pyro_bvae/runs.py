@@ -30,7 +30,7 @@ import pyro
 
 from .build import Built, build, choose_device, make_vae, records_made
 from .checkpoint import Checkpoints, check_every, read_checkpoint, read_history
-from .config import FORMAT, Config
+from .config import Config
 from .distributed import ShardedVAE, agree, processes, ranks
 from .environment import add_environment, environment
 from .evaluation import spaced
@@ -39,14 +39,13 @@ from .measuring import held_out_terms, measure
 from .training import Callback, Record, StepCallback, TrainingState, fit
 from .vae import VAE
 from .writing import (
-    CLASSES,
     check_directory,
     check_inside,
     check_new_directory,
     locked,
     make_run_directory,
-    read_class_names,
     read_json,
+    write_class_names,
     write_json,
 )
 
@@ -73,11 +72,6 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """Contents of metrics.json."""
         return read_json(self.path / "metrics.json", "pyro-bvae evaluate writes it.")
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """``class_names[label]`` is the name of a class; empty where the data gave no names."""
-        return read_class_names(self.path)
 
     @property
     def examples(self) -> dict[str, np.ndarray] | None:
@@ -144,9 +138,7 @@ def train(
             check_new_directory(path)  # another process may have been faster
             write_json(path / "config.json", built.config.to_dict())
             write_json(path / "environment.json", environment(built.vae))
-            if built.train.class_names:
-                names = list(built.train.class_names)
-                write_json(path / CLASSES, {"format": FORMAT, "names": names})
+            write_class_names(path, built.train.class_names)
             return _carry_out(path, built, None, callbacks, on_step, checkpoint_every, joined)
 
 
@@ -170,9 +162,7 @@ def resume(
         trust: as in `load_run`.
         device: where to train, if not as before.
         data_dir: where the data are, if not as before.
-        callbacks: as in `train`.
-        on_step: as in `train`.
-        checkpoint_every: as in `train`.
+        callbacks, on_step, checkpoint_every: as in `train`.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: no run, a damaged one, other data, or parts that need
@@ -286,7 +276,6 @@ def _fit(
     on_step: StepCallback | None = None,
 ) -> list[Record]:
     c = built.config
-    alone = not isinstance(built.vae, ShardedVAE)
     return fit(
         built.vae,
         built.objective,
@@ -301,7 +290,7 @@ def _fit(
         callbacks=callbacks,
         on_step=on_step,
         seed=c.seed,
-        compile=bool(c.compile) and alone,
+        compile=bool(c.compile) and not isinstance(built.vae, ShardedVAE),
         resume=state,
     )
 
@@ -317,7 +306,6 @@ def _carry_out(
     past: Sequence[Record] | None = None,
 ) -> Run:
     """Train from ``state`` on, measure and draw, in a directory that is ours."""
-    resumed = past is not None
     about = _about(built) | {"n_classes": built.vae.n_classes}
     check_inside(path / "figures")
     if (path / "figures").exists() and not (path / "figures").is_dir():
@@ -326,7 +314,7 @@ def _carry_out(
     latest: list[TrainingState] = []
 
     def after_step(training: TrainingState) -> None:
-        if resumed and not latest:
+        if past is not None and not latest:
             add_environment(path, built.vae)
         latest[:] = [training]
         if on_step is not None:  # before the checkpoint: it may draw noise, or change weights

@@ -6,12 +6,11 @@ import errno
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-CLASSES = "classes.json"
 _LOCK = ".lock"
 _MOST_BYTES = 1 << 28  # of a file of text
 
@@ -190,13 +189,19 @@ def read_json(path: Path, hint: str = "Is it a run?") -> dict[str, Any]:
     return value
 
 
+def write_class_names(directory: Path, names: Sequence[str]) -> None:
+    """Keep the names of a run's classes, where its data gave names."""
+    if names:
+        write_json(directory / "classes.json", {"format": 1, "names": list(names)})
+
+
 def read_class_names(directory: Path) -> tuple[str, ...]:
     """Names of a run's classes, in the order of their numbers; none where its data gave none.
 
     Raises:
         ValueError: the file is damaged.
     """
-    path = directory / CLASSES
+    path = directory / "classes.json"
     check_inside(path)
     if not path.is_file():
         return ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -180,7 +180,7 @@ def _native(rows: np.ndarray) -> np.ndarray:
     return rows.astype(rows.dtype.newbyteorder("="))
 
 
-def unmasked(name: str, values: object) -> np.ndarray:
+def unmasked(name: str, values: Any) -> np.ndarray:
     """A plain array of ``values``.
 
     Raises:

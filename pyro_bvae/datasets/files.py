@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -108,14 +107,19 @@ def _read_npz(path: Path) -> _Arrays:
     with reading(path):
         values = read_npz(path, choose)
     keys = choose_keys(path, found)
-    arrays = dict(zip(keys[:3], values, strict=True))
-    for key in keys[3:]:
-        # Names may be pickled objects: they are left out then, and the rest is read.
-        with suppress(Exception):
-            arrays |= {key: read_npz(path, lambda _, key=key: [key])[0]}
+    arrays: dict[str | None, np.ndarray | None] = dict(zip(keys[:3], values, strict=True))
+    arrays |= {key: _read_names(path, key) for key in keys[3:] if key is not None}
     x = arrays[keys.x]
     assert x is not None
     return x, interpret(path, found, keys, arrays)
+
+
+def _read_names(path: Path, key: str) -> np.ndarray | None:
+    """Names that may be pickled objects: they are left out then, and the rest is read."""
+    try:
+        return read_npz(path, lambda _: [key])[0]
+    except Exception:
+        return None
 
 
 def _read_h5(path: Path) -> _Arrays:
@@ -126,5 +130,7 @@ def _read_h5(path: Path) -> _Arrays:
         keys = choose_keys(path, found)
         x = h5_rows(path, file, keys.x)
         wanted = [*keys[1:3], *(key for key in keys[3:] if key and is_text(file, key))]
-        arrays = {key: h5_values(path, file, key) for key in wanted if key is not None}
+        arrays: dict[str | None, np.ndarray | None] = {
+            key: h5_values(path, file, key) for key in wanted if key is not None
+        }
     return x, interpret(path, found, keys, arrays)

@@ -236,7 +236,8 @@ def _images(folder: Path, deep: bool) -> tuple[list[Path], list[Path]]:
     def fail(error: OSError) -> None:
         raise error
 
-    images, others = [], []
+    images: list[Path] = []
+    others: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if deep and name.lower() not in _SYSTEM]
         for name in names:
