@@ -16,6 +16,7 @@ from pyro_bvae.datasets import folder as folders
 from pyro_bvae.figures import run as pictures
 from pyro_bvae.measuring import measure_baseline, measure_run
 from pyro_bvae.runs import load_run, train
+from pyro_bvae.sklearn import DecompositionVAE
 from pyro_bvae.writing import read_class_names
 
 RNG = np.random.default_rng(0)
@@ -67,6 +68,18 @@ def test_sizes_are_checked_after_turning(tmp_path):
     lying.save(tmp_path / "b.jpg")
     with pytest.raises(ValueError, match="images must share one size; got 9x12 .* and 12x9"):
         read_data(tmp_path)
+
+
+def test_photos_of_odd_headers(tmp_path):
+    """An orientation that is none; a telephone's photo with a small copy of itself in the file."""
+    photo, small, exif = Image.new("RGB", (24, 16)), Image.new("RGB", (6, 4)), Image.Exif()
+    for orientation in (0, 9):
+        exif[0x0112] = orientation
+        photo.save(tmp_path / f"{orientation}.jpg", exif=exif)
+    photo.save(tmp_path / "b.jpg", format="MPO", save_all=True, append_images=[small])
+    photo.save(tmp_path / "c.jpg", exif=b"Exif\0\0nonsense")
+    data = read_data(tmp_path)
+    assert data.x_shape == (3, 16, 24) and len(rows(data)) == 4
 
 
 def palette():
@@ -342,7 +355,7 @@ def test_pictures_show_the_names(tmp_path, drawn, conditional):
 MASKED = np.ma.masked_array(X, mask=X > 2)
 
 
-def test_masked_arrays_are_refused(monkeypatch):
+def test_masked_arrays_are_refused():
     x = MASKED.copy()
     x[4, 1] = x[7] = np.ma.masked
     sentence = "^Data: {} must have no masked values; got {}, the first in row {}. Fill"
@@ -356,7 +369,21 @@ def test_masked_arrays_are_refused(monkeypatch):
         load_dataset((X, labels))
     with pytest.raises(ValueError, match=sentence.format("factors", 1, 3)):
         Data(X, None, labels[:, None])
+    with pytest.raises(ValueError, match="^DecompositionVAE: X must have no masked values; got 4"):
+        DecompositionVAE().fit(x)
     assert type(Data(MASKED).x) is np.ndarray  # nothing is masked in it
+
+    class Lazy:  # as netCDF's variables are
+        shape, dtype = x.shape, x.dtype
+
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, index):
+            return x[index]
+
+    with pytest.raises(ValueError, match=sentence.format("x", 3, 1)):
+        Data(Lazy()).batch(np.array([0, 7]))
 
 
 def test_every_byte_order_and_layout_is_the_same_data(tmp_path):

@@ -180,7 +180,7 @@ def _native(rows: np.ndarray) -> np.ndarray:
     return rows.astype(rows.dtype.newbyteorder("="))
 
 
-def unmasked(name: str, values: Any) -> np.ndarray:
+def unmasked(name: str, values: Any, owner: str = "Data") -> np.ndarray:
     """A plain array of ``values``.
 
     Raises:
@@ -190,7 +190,7 @@ def unmasked(name: str, values: Any) -> np.ndarray:
         mask = np.ma.getmaskarray(values)
         first = int(np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))[0])
         raise ValueError(
-            f"Data: {name} must have no masked values; got {int(mask.sum())}, the first in row {first}. "
+            f"{owner}: {name} must have no masked values; got {int(mask.sum())}, the first in row {first}. "
             "Fill them, for example with .filled(0), or remove those rows."
         )
     return np.asarray(values)

@@ -93,7 +93,8 @@ def _turn(image: Image) -> int:
     # Of PNG, Pillow would decode the pixels to look behind them.
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
         return 1
-    return int(image.getexif().get(_ORIENTATION, 1))
+    turn = image.getexif().get(_ORIENTATION)
+    return turn if turn in range(1, 9) else 1
 
 
 def _centre(image: Image, size: int) -> Image:
