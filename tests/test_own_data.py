@@ -556,6 +556,14 @@ def test_what_a_file_holds_beside_is_said(own):
     assert data.labels.tolist() == list(range(10))
 
 
+def test_what_a_regression_aims_at_is_no_label(own):
+    write(own, x=GREY, target=np.arange(10) / 4)
+    with pytest.warns(
+        UserWarning, match="held also target, which was not read. Labels, whole numbers"
+    ):
+        assert read_data(own).labels is None
+
+
 def test_arrays_one_group_down(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["dataset/images"], file["dataset/labels"] = GREY, np.arange(10)

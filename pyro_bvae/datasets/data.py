@@ -202,7 +202,7 @@ def _checked_labels(values: object, n: int) -> np.ndarray:
         labels = labels[:, 0]
     _check_shape("labels", labels, (n,))
     if labels.dtype.kind == "f":
-        first = int(np.flatnonzero(~_whole(labels))[0])
+        first = int(np.flatnonzero(~whole(labels))[0])
         raise TypeError(
             f"Data: labels must be integers; got {labels[first]:g} in row {first}. "
             "Number the classes from 0, for example with numpy.unique(..., return_inverse=True)."
@@ -230,12 +230,12 @@ def _numbers(name: str, values: object) -> np.ndarray:
             raise ValueError(
                 f"Data: {name} must be finite; got {array[first]} in row {first}. Remove those rows."
             )
-        if not _whole(array).all():
+        if not whole(array).all():
             return array.astype(np.float64)
     return array.astype(np.int64, copy=False)
 
 
-def _whole(array: np.ndarray) -> np.ndarray:
+def whole(array: np.ndarray) -> np.ndarray:
     """Which floats are whole numbers that they tell from their neighbours."""
     return (array == np.rint(array)) & (np.abs(array) < 2**53)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .data import whole
 from .dsprites import FACTORS as DSPRITES
 from .names import clean, listed
 from .rows import Refused
@@ -105,6 +106,9 @@ def interpret(
         return tuple(clean(word) for word in array)
 
     labels, factors = arrays.get(keys.labels), arrays.get(keys.factors)
+    if labels is not None and labels.dtype.kind == "f" and not whole(labels).all():
+        labels = None  # of a regression
+        used.remove(keys.labels)
     class_names: tuple[str, ...] = ()
     factor_names: tuple[str, ...] = ()
     if labels is not None and labels.dtype.kind in "US":
@@ -120,8 +124,8 @@ def interpret(
     if left:
         warnings.warn(
             f"{path}: the file held also {listed(left)}, which {'was' if len(left) == 1 else 'were'} not "
-            f"read. Labels are read from one of {', '.join(LABEL_KEYS)}; factors from factors or latents; "
-            "names from class_names, factor_names or names.",
+            f"read. Labels, whole numbers or words, are read from one of {', '.join(LABEL_KEYS)}; factors from "
+            "factors or latents; names from class_names, factor_names or names.",
             stacklevel=2,
         )
     return Named(labels, factors, factor_names, class_names)
