@@ -12,7 +12,7 @@ import click
 from pyro_bvae.config import BASELINES, MEASURES, METRICS
 from pyro_bvae.writing import check_file, check_run, write_json
 
-from .errors import one_sentence
+from .errors import one_line_notes, one_sentence
 from .options import examples, one_of, trust
 from .process import tune_allocator
 from .table import echo_table
@@ -78,7 +78,7 @@ from .table import echo_table
 def command(run: str | None, codes: str | None, factors: str | None, **options: Any) -> None:
     """Measure a trained RUN on held-out data, or codes of any library against known factors."""
     names = [name.strip() for text in options["metrics"] for name in text.split(",")] or None
-    with one_sentence():
+    with one_sentence(), one_line_notes():
         if run is None:
             _evaluate_codes(codes, factors, names, options)
             return

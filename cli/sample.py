@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pyro_bvae.writing import check_run
+from pyro_bvae.writing import check_run, read_class_names
 
 from .errors import one_sentence
 from .options import examples, trust
@@ -49,5 +49,5 @@ def command(run: str, n: int, label: int | None, seed: int, out: str | None, tru
 
         loaded = load_run(run, trust=trust)
         path = Path(out) if out else loaded.path / "figures" / f"samples-{seed}.png"
-        save_samples(path, loaded.vae, n, label, seed)
+        save_samples(path, loaded.vae, n, label, seed, read_class_names(loaded.path))
     click.echo(f"Wrote {path}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pyro_bvae.writing import check_run
+from pyro_bvae.writing import check_run, read_class_names
 
 from .errors import one_sentence
 from .options import examples, trust
@@ -82,6 +82,7 @@ def command(
             columns=columns,
             active=active,
             label=label,
+            class_names=read_class_names(loaded.path),
         )
     if examples is None:
         click.echo("The run holds no examples: z starts at 0.")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from . import likelihoods, networks, priors
 from .config import Config, default_compile
 from .datasets import Data, load_dataset, read_data
+from .datasets.rows import Subset
 from .divergences import DIVERGENCES
 from .elbo import CapacityELBO, DecompositionELBO
 from .schedules import Schedule, linear
@@ -102,6 +103,14 @@ def load(config: Config) -> tuple[Data, Data]:
         test_fraction=config.test_fraction,
         seed=config.seed,
     )
+    one, other = train.x, test.x
+    if isinstance(one, Subset) and isinstance(other, Subset) and one.source is other.source:
+        # Parts of one file are read together: what is compressed is unpacked once.
+        rows = np.concatenate([one.indices, other.indices])
+        both = _hold(Data(Subset(one.source, rows))).x
+        if isinstance(both, np.ndarray):
+            n = len(train)
+            return dataclasses.replace(train, x=both[:n]), dataclasses.replace(test, x=both[n:])
     return _hold(train), _hold(test)
 
 
@@ -122,7 +131,7 @@ def _hold(data: Data) -> Data:
 
 def _resolve_by_data(config: Config, train: Data) -> Config:
     """What hangs on the data: network, likelihood and D by its shape, compiling by the steps."""
-    images = len(train.x_shape) == 3 and train.x.dtype == np.uint8
+    images = len(train.x_shape) == 3
     square = len(train.x_shape) == 3 and train.x_shape[1:] in ((32, 32), (64, 64))
     missing: dict[str, Any] = {}
     if config.network is None:
@@ -131,7 +140,9 @@ def _resolve_by_data(config: Config, train: Data) -> Config:
         missing["likelihood"] = "bernoulli" if images else "normal"
     likelihood = config.likelihood or missing["likelihood"]
     if config.likelihood_scale is None and likelihood in ("normal", "laplace"):
-        missing["likelihood_scale"] = "0.1" if images else "learned"
+        # The same for pixels as uint8 and as floats; floats of another range are in units of their own.
+        low, high = _range(train) if images and train.x.dtype != np.uint8 else (0.0, 1.0)
+        missing["likelihood_scale"] = "0.1" if images and low >= 0 and high <= 1 else "learned"
     if config.latent_dim is None:
         missing["latent_dim"] = min(10, math.prod(train.x_shape))
     if config.steps is None and config.epochs is None:
@@ -145,7 +156,7 @@ def _resolve_by_data(config: Config, train: Data) -> Config:
 
 
 def check_values(config: Config, data: Data) -> None:
-    """Floats must be finite, and in [0, 1] where they are images or the likelihood wants it."""
+    """Floats must be finite, and in [0, 1] where the likelihood wants it."""
     if data.x.dtype == np.uint8:
         return
     if config.binarize != "none":
@@ -153,16 +164,10 @@ def check_values(config: Config, data: Data) -> None:
             f"--binarize needs images of whole grey values (uint8); got {data.x.dtype}."
         )
     low, high = _range(data)
-    bounded = config.likelihood in ("bernoulli", "continuous-bernoulli")
-    if (bounded or len(data.x_shape) == 3) and (low < 0 or high > 1):
-        what = (
-            f"--likelihood {config.likelihood} needs data"
-            if bounded
-            else "--dataset: images must lie"
-        )
+    if config.likelihood in ("bernoulli", "continuous-bernoulli") and (low < 0 or high > 1):
         raise ValueError(
-            f"{what} in [0, 1]; got values from {low:g} to {high:g}. Divide by 255, save grey values as "
-            "uint8, or use --likelihood normal for data that are no images."
+            f"--likelihood {config.likelihood} needs data in [0, 1]; got values from {low:g} to {high:g}. "
+            "Divide by 255, save grey values as uint8, or use --likelihood normal."
         )
 
 

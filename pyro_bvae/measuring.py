@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import torch
 from .build import Built, check_values, load, load_whole, make_divergence, make_transform, make_vae
 from .config import FORMAT, Config, default_divergence
 from .datasets import Data
+from .datasets.names import listed
 from .evaluation import (
     Progress,
     applicable,
@@ -32,7 +34,7 @@ from .metrics import METRICS
 from .metrics.checks import check_known
 from .training import Callback, Record, TrainingState
 from .vae import VAE, evaluating, vae_device, vae_dtype
-from .writing import locked, read_json, replacing, write_json
+from .writing import locked, read_class_names, read_json, replacing, write_json
 
 _EVALUATIONS = 30  # held-out measurements during a training
 _HELD_OUT_ROWS = 2000  # of each
@@ -129,7 +131,7 @@ def _measure_run(
     seed: int | None,
 ) -> tuple[dict[str, Any], Path]:
     seed = config.seed if seed is None else seed
-    data = _rows(config, on)
+    data = _rows(config, on, read_class_names(path), vae.n_classes)
     names = applicable(data) if measures is None else check_measures(measures, data)
     _check_rows(vae, data, on)
     target = path / (
@@ -186,7 +188,8 @@ def measure_baseline(
     """
     seed = config.seed if seed is None else seed
     parts = load(config)
-    data = spaced(_rows(config, on, parts))
+    n_classes = parts[0].n_classes if config.conditional else 0
+    data = spaced(_rows(config, on, read_class_names(path), n_classes, parts))
     if data.factors is None:
         raise ValueError("--baseline needs data with ground-truth factors; these have none.")
     scores = _metric_names(measures)
@@ -260,17 +263,58 @@ def _untrained(config: Config, parts: tuple[Data, Data], data: Data) -> np.ndarr
         return encode_data(vae, data, make_transform(config)).loc.numpy()
 
 
-def _rows(config: Config, on: str, parts: tuple[Data, Data] | None = None) -> Data:
-    """The rows ``on`` names, checked as training checks its own; ``parts``, where they are loaded."""
+def _rows(
+    config: Config,
+    on: str,
+    class_names: tuple[str, ...],
+    n_classes: int,
+    parts: tuple[Data, Data] | None = None,
+) -> Data:
+    """The rows ``on`` names, checked as training checks its own.
+
+    Args:
+        config, class_names: of the run.
+        on: as in `measure_run`.
+        n_classes: of a conditional run, else 0.
+        parts: of `load`, where they are loaded.
+    """
     if on in ("test", "train"):
-        return (parts or load(config))[on == "test"]
+        return _as_numbered((parts or load(config))[on == "test"], class_names, n_classes, on)
     if not Path(on).exists():
         raise FileNotFoundError(
             f"--on must be test, train, or a file or folder that exists; got {on!r}."
         )
     data = load_whole(config, on)
     check_values(config, data)
-    return data
+    return _as_numbered(data, class_names, n_classes, on)
+
+
+def _as_numbered(data: Data, known: tuple[str, ...], n_classes: int, on: str) -> Data:
+    """Rows whose classes have names, numbered as the run numbers them; classes it lacks come after.
+
+    Raises:
+        ValueError: the run is conditional and lacks a class, or keeps no names of its own, as runs of
+            older versions, and another number of classes.
+    """
+    names = data.class_names
+    if data.labels is None or not names:
+        return data
+    if not known:
+        if n_classes and len(names) != n_classes:
+            raise ValueError(
+                f"--on {on}: the run keeps no names of its {n_classes} classes, so there must be as many "
+                f"in their order; got {listed(names)}. Number the labels in a .npz, as the run does."
+            )
+        return data
+    new = [name for name in names if name not in known]
+    if new and n_classes:
+        raise ValueError(
+            f"--on {on}: classes must be among those of the run, {listed(known)}; got {listed(new)}. "
+            "Rename or leave them out."
+        )
+    names = (*known, *new)
+    number = np.array([names.index(name) for name in data.class_names])
+    return dataclasses.replace(data, labels=number[data.labels], class_names=names)
 
 
 def _check_rows(vae: VAE, data: Data, on: str) -> None:

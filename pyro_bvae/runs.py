@@ -1,6 +1,7 @@
 """A run: one training on disk. `train` writes it, `resume` goes on with it, `load_run` reads it.
 
 config.json       every option, and the format's number
+classes.json      names of the classes, where the data gave them, in the order of their numbers
 history.jsonl     one record per epoch; held-out terms where they were measured
 checkpoint.pt     weights, optimiser, step and generators: tensors and text only
 metrics.json      held-out measures after training
@@ -44,6 +45,7 @@ from .writing import (
     locked,
     make_run_directory,
     read_json,
+    write_class_names,
     write_json,
 )
 
@@ -136,6 +138,7 @@ def train(
             check_new_directory(path)  # another process may have been faster
             write_json(path / "config.json", built.config.to_dict())
             write_json(path / "environment.json", environment(built.vae))
+            write_class_names(path, built.train.class_names)
             return _carry_out(path, built, None, callbacks, on_step, checkpoint_every, joined)
 
 
@@ -159,9 +162,7 @@ def resume(
         trust: as in `load_run`.
         device: where to train, if not as before.
         data_dir: where the data are, if not as before.
-        callbacks: as in `train`.
-        on_step: as in `train`.
-        checkpoint_every: as in `train`.
+        callbacks, on_step, checkpoint_every: as in `train`.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: no run, a damaged one, other data, or parts that need
@@ -275,7 +276,6 @@ def _fit(
     on_step: StepCallback | None = None,
 ) -> list[Record]:
     c = built.config
-    alone = not isinstance(built.vae, ShardedVAE)
     return fit(
         built.vae,
         built.objective,
@@ -290,7 +290,7 @@ def _fit(
         callbacks=callbacks,
         on_step=on_step,
         seed=c.seed,
-        compile=bool(c.compile) and alone,
+        compile=bool(c.compile) and not isinstance(built.vae, ShardedVAE),
         resume=state,
     )
 
@@ -306,7 +306,6 @@ def _carry_out(
     past: Sequence[Record] | None = None,
 ) -> Run:
     """Train from ``state`` on, measure and draw, in a directory that is ours."""
-    resumed = past is not None
     about = _about(built) | {"n_classes": built.vae.n_classes}
     check_inside(path / "figures")
     if (path / "figures").exists() and not (path / "figures").is_dir():
@@ -315,7 +314,7 @@ def _carry_out(
     latest: list[TrainingState] = []
 
     def after_step(training: TrainingState) -> None:
-        if resumed and not latest:
+        if past is not None and not latest:
             add_environment(path, built.vae)
         latest[:] = [training]
         if on_step is not None:  # before the checkpoint: it may draw noise, or change weights

@@ -21,6 +21,7 @@ from torch.distributions import kl_divergence
 from .build import make_divergence, make_prior
 from .config import Config, brief, default_divergence, flag
 from .datasets import Data
+from .datasets.data import unmasked
 from .divergences import Divergence
 from .elbo import DecompositionELBO
 from .likelihoods import LIKELIHOODS
@@ -223,6 +224,8 @@ class DecompositionVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def _rows(self, X: Any, reset: bool = False, dtype: Any = _DTYPES, **rules: Any) -> np.ndarray:
         """X as an array ``(n_samples, n_features)``, checked."""
+        if isinstance(X, np.ma.MaskedArray):  # whose mask scikit-learn drops
+            X = unmasked("X", X, "DecompositionVAE")
         with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is refused
             x = validate_data(self, X, reset=reset, dtype=dtype, **rules)
         bounded = self.likelihood in ("bernoulli", "continuous-bernoulli")

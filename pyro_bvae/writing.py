@@ -6,7 +6,7 @@ import errno
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,31 @@ def read_json(path: Path, hint: str = "Is it a run?") -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"load_run: {path} must hold a JSON object; got {type(value).__name__}.")
     return value
+
+
+def write_class_names(directory: Path, names: Sequence[str]) -> None:
+    """Keep the names of a run's classes, where its data gave names."""
+    if names:
+        write_json(directory / "classes.json", {"format": 1, "names": list(names)})
+
+
+def read_class_names(directory: Path) -> tuple[str, ...]:
+    """Names of a run's classes, in the order of their numbers; none where its data gave none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = directory / "classes.json"
+    check_inside(path)
+    if not path.is_file():
+        return ()
+    names = read_json(path).get("names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"load_run: {path} must hold the names of the classes, a list of text; got {names!r:.60}. "
+            "Restore it."
+        )
+    return tuple(names)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -180,7 +180,7 @@ def test_defaults_by_the_data(tmp_path, images):
         (str(points), ("mlp", "normal", "learned")),
         (images(8), ("mlp", "bernoulli", None)),
         (square, ("conv-bn", "bernoulli", None)),
-        (str(floats), ("mlp", "normal", "learned")),
+        (str(floats), ("mlp", "bernoulli", None)),
     ):
         c = build(Config(path)).config
         assert (c.network, c.likelihood, c.likelihood_scale) == expected, path
@@ -295,14 +295,17 @@ def test_the_test_part_must_be_finite(held, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("low, high", [(0.0, 1.5), (-0.25, 1.0)])
 @pytest.mark.parametrize("row", range(4))  # of which one is held out
-def test_floating_images_lie_in_0_1(low, high, row, tmp_path):
+def test_floating_images_lie_in_0_1_by_default(low, high, row, tmp_path):
     x = RNG.uniform(size=(4, 8, 8)).astype(np.float32)
     x[row, 0, :2] = low, high
     path = tmp_path / "images.npz"
     np.savez(path, x=x)
-    sentence = rf"^--dataset: images must lie in \[0, 1\]; got values from {low:g} to {high:g}\."
+    sentence = (
+        rf"^--likelihood bernoulli needs data in \[0, 1\]; got values from {low:g} to {high:g}\."
+    )
     with pytest.raises(ValueError, match=sentence):
-        build(Config(str(path), likelihood="normal", **SMALL))
+        build(Config(str(path), **SMALL))
+    assert build(Config(str(path), likelihood="normal", **SMALL)).config.likelihood == "normal"
 
 
 def test_other_rows_take_the_form_of_the_runs_own(images, tmp_path):

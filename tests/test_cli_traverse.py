@@ -61,6 +61,7 @@ def test_options_reach_the_picture(images, tmp_path, monkeypatch):
     assert call(images, *arguments, "--out", tmp_path / "x.png").exit_code == 0
     assert seen == {
         "example": 3, "span": 1.5, "quantiles": False, "columns": 4, "active": True, "label": 7,
+        "class_names": (),
     }  # fmt: skip
 
 

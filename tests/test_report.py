@@ -9,6 +9,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -283,7 +284,7 @@ def test_weights_too_coarse_for_16_bits_are_refused():
 
 
 def fake(vae, metrics=None, examples=None):
-    return SimpleNamespace(vae=vae, metrics=metrics or {}, examples=examples)
+    return SimpleNamespace(vae=vae, metrics=metrics or {}, examples=examples, path=Path("none"))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .rows import Rows, Subset, is_resident
+from .rows import Mapped, Rows, Subset, is_resident
 
 if TYPE_CHECKING:
     import torch
@@ -33,15 +33,16 @@ class Data:
         array([1, 0])
 
     Attributes:
-        x: uint8 (0 to 255, read as [0, 1]), float32 or float64; images `(n, channels, height, width)`,
-            vectors `(n, d)`; an array, a memory-mapped array or `Rows`.
-        labels: `(n,)` integers from 0, stored as int64, or None.
-        factors: `(n, n_factors)` integers, stored as int64, or None.
+        x: uint8 (0 to 255, read as [0, 1]), float32 or float64, in any byte order; images
+            `(n, channels, height, width)`, vectors `(n, d)`; an array, a memory-mapped array or `Rows`.
+        labels: whole numbers from 0, `(n,)` or `(n, 1)`, stored as int64 `(n,)`, or None.
+        factors: numbers `(n, n_factors)`, stored as int64 where all are whole, else as float64, or None.
         factor_names: one name a column of `factors`, or empty.
+        class_names: `class_names[label]` is the name of a class; or empty.
 
     Raises:
         TypeError: `x`, `labels` or `factors` is of the wrong kind.
-        ValueError: lengths disagree, there is no row, a float is NaN or infinite, or a label is
+        ValueError: lengths disagree, there is no row, a value is masked, NaN or infinite, or a label is
             negative.
     """
 
@@ -49,27 +50,29 @@ class Data:
     labels: np.ndarray | None = None
     factors: np.ndarray | None = None
     factor_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_x(self.x)
+        object.__setattr__(self, "x", _checked_x(self.x))
         if self.labels is not None:
-            labels = _integers("labels", self.labels, (len(self.x),))
-            if labels.min() < 0:
-                raise ValueError(
-                    f"Data: labels must be 0 or more; got {labels.min()} in row "
-                    f"{labels.argmin()}. Number the classes from 0."
-                )
-            object.__setattr__(self, "labels", labels)
+            object.__setattr__(self, "labels", _checked_labels(self.labels, len(self.x)))
         width = None
         if self.factors is not None:
-            width = np.shape(self.factors)[-1] if np.ndim(self.factors) == 2 else "n_factors"
-            factors = _integers("factors", self.factors, (len(self.x), width))
+            factors = _numbers("factors", self.factors)
+            width = factors.shape[-1] if factors.ndim == 2 else "n_factors"
+            _check_shape("factors", factors, (len(self.x), width))
             object.__setattr__(self, "factors", factors)
         object.__setattr__(self, "factor_names", tuple(self.factor_names))
         if self.factor_names and len(self.factor_names) != width:
             raise ValueError(
                 f"Data: factor_names must name each column of factors ({width or 0}); got "
                 f"{self.factor_names}. Give one name a column, or none at all."
+            )
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        if self.class_names and len(self.class_names) < self.n_classes:
+            raise ValueError(
+                f"Data: class_names must name each class, {self.n_classes} or more; got "
+                f"{len(self.class_names)}. Give one name a class, or none at all."
             )
 
     def __len__(self) -> int:
@@ -92,7 +95,7 @@ class Data:
 
     def batch(self, index: np.ndarray) -> np.ndarray:
         """Return the rows `index` (int64 `(batch,)`) of `x` as an array `(batch, *x_shape)`."""
-        return np.asarray(self.x[index])
+        return unmasked("x", self.x[index])
 
     def tensors(
         self,
@@ -140,17 +143,20 @@ class Data:
             None if self.labels is None else self.labels[indices],
             None if self.factors is None else self.factors[indices],
             self.factor_names,
+            self.class_names,
         )
 
 
-def _check_x(x: object) -> None:
+def _checked_x(x: np.ndarray | Rows) -> np.ndarray | Rows:
+    """``x`` as uint8 or float32 in this machine's byte order, in memory as a plain array."""
     shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
     if shape is None or not isinstance(dtype, np.dtype) or not isinstance(x, Sized):
         raise TypeError(
             f"Data: x must be a numpy array or an object with shape, numpy dtype, __len__ and "
             f"__getitem__; got {type(x).__name__}. Convert it with numpy.asarray."
         )
-    if dtype not in _DTYPES:
+    plain = dtype.newbyteorder("=")
+    if plain not in _DTYPES:
         raise TypeError(
             f"Data: x must be uint8, float32 or float64; got {dtype.name}. "
             "Convert it with x.astype(numpy.float32), or scale grey values to uint8 0 to 255."
@@ -160,30 +166,92 @@ def _check_x(x: object) -> None:
             f"Data: x must have at least one row of at least one value, as (n, d) or "
             f"(n, channels, height, width); got shape {tuple(shape)}. Reshape it."
         )
-    if isinstance(x, np.ndarray) and is_resident(x) and dtype.kind == "f":
-        finite = np.isfinite(x)
+    if not (isinstance(x, np.ndarray) and is_resident(x)):
+        return x if dtype == plain else Mapped(x, _native, tuple(shape), plain)
+    array = unmasked("x", x).astype(plain, copy=False)
+    if plain.kind == "f":
+        finite = np.isfinite(array)
         if not finite.all():
             first = int(np.flatnonzero(~finite.reshape(len(x), -1).all(axis=1))[0])
             raise ValueError(
                 f"Data: x must be finite; got {finite.size - int(finite.sum())} NaN or infinite "
                 f"values, the first in row {first}. Remove or fill those rows."
             )
+    return array
 
 
-def _integers(name: str, values: object, shape: tuple[object, ...]) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype.kind not in "iu":
+def _native(rows: np.ndarray) -> np.ndarray:
+    return rows.astype(rows.dtype.newbyteorder("="))
+
+
+def unmasked(name: str, values: Any, owner: str = "Data") -> np.ndarray:
+    """A plain array of ``values``.
+
+    Raises:
+        ValueError: some of them are masked, and what stands in their place has no meaning.
+    """
+    if np.ma.is_masked(values):
+        mask = np.ma.getmaskarray(values)
+        first = int(np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))[0])
+        raise ValueError(
+            f"{owner}: {name} must have no masked values; got {int(mask.sum())}, the first in row {first}. "
+            "Fill them, for example with .filled(0), or remove those rows."
+        )
+    return np.asarray(values)
+
+
+def _checked_labels(values: object, n: int) -> np.ndarray:
+    labels = _numbers("labels", values)
+    if labels.shape == (n, 1):
+        labels = labels[:, 0]
+    _check_shape("labels", labels, (n,))
+    if labels.dtype.kind == "f":
+        first = int(np.flatnonzero(~whole(labels))[0])
         raise TypeError(
-            f"Data: {name} must be integers; got {array.dtype.name}. "
+            f"Data: labels must be integers; got {labels[first]:g} in row {first}. "
+            "Number the classes from 0, for example with numpy.unique(..., return_inverse=True)."
+        )
+    if labels.min() < 0:
+        raise ValueError(
+            f"Data: labels must be 0 or more; got {labels.min()} in row "
+            f"{labels.argmin()}. Number the classes from 0."
+        )
+    return labels
+
+
+def _numbers(name: str, values: object) -> np.ndarray:
+    """``values`` as int64 where all are whole, else as float64."""
+    array = unmasked(name, values)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(
+            f"Data: {name} must be {'integers' if name == 'labels' else 'numbers'}; got {array.dtype.name}. "
             "Number the values from 0, for example with numpy.unique(..., return_inverse=True)."
         )
+    if array.dtype.kind == "f":
+        bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1) if array.ndim else []
+        if np.any(bad):
+            first = int(np.flatnonzero(bad)[0])
+            raise ValueError(
+                f"Data: {name} must be finite; got {array[first]} in row {first}. Remove those rows."
+            )
+        if not whole(array).all():
+            return array.astype(np.float64)
+    return array.astype(np.int64, copy=False)
+
+
+def whole(array: np.ndarray) -> np.ndarray:
+    """Which floats are whole numbers that they tell from their neighbours."""
+    return (array == np.rint(array)) & (np.abs(array) < 2**53)
+
+
+def _check_shape(name: str, array: np.ndarray, shape: tuple[object, ...]) -> None:
     if array.shape != shape:
         expected = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+        one_hot = " From one row of 0 and 1 each, take labels.argmax(axis=1)." * (name == "labels")
         raise ValueError(
             f"Data: {name} must have shape {expected}; got {array.shape}. "
-            "Give one row for each row of x."
+            f"Give one row for each row of x.{one_hot}"
         )
-    return array.astype(np.int64, copy=False)
 
 
 def split(data: Data, test_fraction: float, seed: int) -> tuple[Data, Data]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .memory import check_fits
-from .rows import Refused, reading, stretches
+from .memory import check_fits, rows_that_fit
+from .rows import Refused, reading
 
 if TYPE_CHECKING:
     import h5py
 
 _AT_ONCE = 256
+_SLICE_BYTES = 1 << 16  # are copied in less time than h5py takes for a slice
+_LONGEST = 200  # letters of a word
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class H5Rows:
     key: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    chunk: int = 1  # rows that are unpacked together, or read as quickly as one
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -43,26 +47,42 @@ class H5Rows:
             dataset = file[self.key]
             if (dataset.shape, dataset.dtype) != (self.shape, self.dtype):
                 raise ValueError("another data set than before")
-            for start, stop in stretches(rows):
-                found[start:stop] = dataset[rows[start] : rows[stop - 1] + 1]
+            for start, stop in self._slices(rows):
+                first, last = rows[start], rows[stop - 1]
+                found[start:stop] = dataset[first : last + 1][rows[start:stop] - first]
             if self.path.stat().st_size < file.id.get_filesize():  # HDF5 read zeros beyond the end
                 raise EOFError("truncated while it was open")
         return found[inverse]
 
+    def _slices(self, rows: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Where in the sorted ``rows`` to read from one to the next, so that each chunk is unpacked once.
+
+        HDF5 unpacks a chunk again for each slice of it, if it is larger than its cache. Between two
+        rows of a slice no whole chunk lies that is not wanted.
+        """
+        block = self.chunk * max(1, _AT_ONCE // self.chunk)
+        block = min(block, rows_that_fit(math.prod(self.shape[1:]) * self.dtype.itemsize))
+        cut = (np.diff(rows // self.chunk) > 1) | (np.diff(rows // block) > 0)
+        cuts = (np.flatnonzero(cut) + 1).tolist()
+        return zip([0, *cuts], [*cuts, len(rows)], strict=True) if len(rows) else iter(())
+
 
 def list_h5(file: h5py.File) -> list[str]:
-    """Names at the top of the open file, without those of groups; links are not followed."""
-    return [key for key in file if _is_array(file, key)]
+    """Names of the arrays at the top of the open file, then of those one group down, `group/name`.
 
-
-def in_group(file: h5py.File, key: str) -> bool:
-    """Whether ``key``, `group/name`, is listed as `list_h5` would in a group of the file itself."""
+    What lies deeper is `group/group/...`. Links are not followed: they count as arrays.
+    """
     import h5py
 
-    group, _, name = key.rpartition("/")
-    if not _is_hard(file, group) or not isinstance(file[group], h5py.Group):
-        return False
-    return name in file[group] and _is_array(file, key)
+    top = [key for key in file if _is_array(file, key)]
+    groups = [key for key in file if key not in top and isinstance(file[key], h5py.Group)]
+    down = []
+    for key in (f"{group}/{name}" for group in groups for name in file[group]):
+        if _is_array(file, key):
+            down.append(key)
+        elif isinstance(file[key], h5py.Group) and len(file[key]):
+            down.append(f"{key}/...")
+    return top + down
 
 
 def _is_array(file: h5py.File, key: str) -> bool:
@@ -83,6 +103,13 @@ def _is_hard(file: h5py.File, key: str) -> bool:
     )
 
 
+def is_text(file: h5py.File, key: str) -> bool:
+    """Whether the array ``key`` is one of words."""
+    import h5py
+
+    return _is_hard(file, key) and h5py.check_string_dtype(file[key].dtype) is not None
+
+
 def h5_rows(path: Path, file: h5py.File, key: str) -> H5Rows:
     """The data set ``key`` as rows, one of which has been read.
 
@@ -91,24 +118,49 @@ def h5_rows(path: Path, file: h5py.File, key: str) -> H5Rows:
         Exception: of any kind where the file is damaged, or its compression unknown here.
     """
     dataset = _own_dataset(path, file, key)
-    rows = H5Rows(path, key, dataset.shape or (), dataset.dtype)
+    row_bytes = math.prod((dataset.shape or ())[1:]) * dataset.dtype.itemsize
+    chunk = (dataset.chunks or (_SLICE_BYTES // max(1, row_bytes),))[0]
+    rows = H5Rows(path, key, dataset.shape or (), dataset.dtype, max(1, chunk))
     if math.prod(rows.shape) and rows.shape:
         _check_sizes(path, dataset, _AT_ONCE)
         dataset[0]
     return rows
 
 
-def h5_integers(path: Path, file: h5py.File, key: str) -> np.ndarray:
-    """The whole data set ``key``: labels or factors; errors as `h5_rows`, and where it holds others."""
+def h5_values(path: Path, file: h5py.File, key: str) -> np.ndarray:
+    """The whole data set ``key``, numbers or words; errors as `h5_rows`, and where it holds others."""
+    import h5py
+
     dataset = _own_dataset(path, file, key)
-    if dataset.dtype.kind not in "iu" or not dataset.shape:
+    if dataset.shape and h5py.check_string_dtype(dataset.dtype) is not None:
+        return _words(path, dataset)
+    if dataset.dtype.kind not in "iuf" or not dataset.shape:
         raise Refused(
-            f"{path}: {key} must be an array of integers; got {dataset.dtype.name}. Number the values "
-            "from 0, for example with numpy.unique(..., return_inverse=True)."
+            f"{path}: {key} must be an array of numbers or words; got {dataset.dtype.name} of shape "
+            f"{dataset.shape}. Number the values from 0, for example with "
+            "numpy.unique(..., return_inverse=True)."
         )
     _check_sizes(path, dataset, None)
     values: np.ndarray = dataset[()]
     return values
+
+
+def _words(path: Path, dataset: h5py.Dataset) -> np.ndarray:
+    """An array of text; few rows at a time, since each may refer to the same megabytes of the file."""
+    check_fits(str(path), dataset.shape, np.dtype(f"U{_LONGEST}"))
+    _check_sizes(path, dataset, None)
+    step = rows_that_fit(path.stat().st_size)
+    words = np.empty(dataset.shape, f"U{_LONGEST}")
+    for start in range(0, len(dataset), step):
+        part = dataset.asstr(errors="replace")[start : start + step]
+        longest = max(map(len, part.ravel()), default=0)
+        if longest > _LONGEST:
+            raise Refused(
+                f"{path}: a class must have a name of at most {_LONGEST} letters; got {longest}. "
+                "Shorten it."
+            )
+        words[start : start + step] = part
+    return words
 
 
 def _check_sizes(path: Path, dataset: h5py.Dataset, at_once: int | None) -> None:

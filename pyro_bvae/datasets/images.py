@@ -6,6 +6,7 @@ Each operation takes an array at once and `Rows` as they are read.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -55,7 +56,8 @@ def to_rows(x: np.ndarray | Rows, owner: str) -> np.ndarray | Rows:
             f"{owner}: images must have 1 or 3 channels; got shape {tuple(x.shape)}. "
             "Drop the transparency channel, or choose channels."
         )
-    binary = x.dtype == np.uint8 and _probe(x).max() <= 1
+    # One row first: it mostly shows that they are grey, and the others need not be read for it.
+    binary = x.dtype == np.uint8 and x[np.arange(1)].max() <= 1 and _probe(x).max() <= 1
     convert = partial(_convert, channels_last=channels_last, binary=binary, owner=owner)
     shape = tuple(x.shape)
     if len(shape) == 3:
@@ -87,7 +89,7 @@ def resize(data: Data, image_size: int | None, owner: str) -> Data:
     shape = (len(data), data.x_shape[0], image_size, image_size)
     check_fits(owner, shape, data.x.dtype, None if data.resident else 1)
     x = _map(data.x, partial(_resize, size=image_size), shape, data.x.dtype)
-    return Data(x, data.labels, data.factors, data.factor_names)
+    return replace(data, x=x)
 
 
 def check_image_size(image_size: int | None, owner: str) -> None:
@@ -117,7 +119,7 @@ def binarize_static(data: Data, owner: str) -> Data:
             "Drop --binarize."
         )
     x = _map(data.x, _threshold, tuple(data.x.shape), data.x.dtype)
-    return Data(x, data.labels, data.factors, data.factor_names)
+    return replace(data, x=x)
 
 
 def _map(

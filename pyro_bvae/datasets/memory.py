@@ -44,6 +44,11 @@ def check_fits(
         )
 
 
+def rows_that_fit(row_bytes: int) -> int:
+    """How many rows of ``row_bytes`` take an eighth of the machine's memory; at least one."""
+    return max(1, _memory() // 8 // max(1, row_bytes))
+
+
 def _memory() -> int:
     """Bytes of physical memory; without a limit where the system does not say (Windows)."""
     try:

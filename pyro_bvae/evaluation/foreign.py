@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets.files import listed
+from ..datasets.names import listed
 from ..datasets.numpy_files import read_npy, read_npz
 from ..datasets.rows import Refused
 from ..metrics.checks import check_array, check_pair

@@ -17,7 +17,7 @@ from ..training import Record
 from ..traversal import latent_order, manifold, prior_range
 from ..vae import VAE, evaluating, vae_device
 from ..writing import replacing
-from .base import array, save_png
+from .base import array, called, named, save_png
 from .samples import draw_samples, labels_in_turn, samples_by_class
 from .traversals import PNG_COLUMNS, POINT_COLUMNS, Start, draw, traverse
 
@@ -68,6 +68,7 @@ def _of_x(vae: VAE, train: Data, test: Data) -> dict[str, Any]:
 
     points = len(train.x_shape) == 1
     x, labels = _data(test, np.arange(min(len(test), 400 if points else 30)))
+    names = test.class_names
     given = torch.from_numpy(labels) if vae.n_classes and labels is not None else None
     device = vae_device(vae)
     x_hat = vae.reconstruct(
@@ -76,13 +77,13 @@ def _of_x(vae: VAE, train: Data, test: Data) -> dict[str, Any]:
     n = 500 if points else _SHOWN
     shown, shown_labels = _spread(train, n)
     if vae.n_classes and not points:
-        samples = samples_by_class(vae)
+        samples = samples_by_class(vae, names)
     else:
         drawn = draw_samples(vae, n, labels_in_turn(vae, n))
         samples = plots.samples(drawn, reference=shown if points else None)
     return {
-        "data": plots.data(shown, shown_labels),
-        "reconstructions": plots.reconstructions(x, array(x_hat), labels),
+        "data": plots.data(shown, named(shown_labels, names)),
+        "reconstructions": plots.reconstructions(x, array(x_hat), named(labels, names)),
         "samples": samples,
     }
 
@@ -97,23 +98,29 @@ def _of_z(vae: VAE, train: Data, test: Data, codes: Codes) -> dict[str, Any]:
     if latents >= 2 and codes.diagonal:
         figures["aggregate_posterior"] = _aggregate(vae, test, codes)
     label = int(test.labels[0]) if vae.n_classes and test.labels is not None else None
+    known = "" if label is None else called(label, test.class_names)
     if latents == 2:
-        figures["manifold"] = _manifold(vae, train, label)
+        figures["manifold"] = _manifold(vae, train, label, known)
     if latents > 2 or not points:
         first = _data(test, np.arange(1))[0][0]
-        start = Start(codes.loc[0], "held-out example 0", first, label)
+        start = Start(codes.loc[0], "held-out example 0", first, label, known)
         steps = POINT_COLUMNS if points else PNG_COLUMNS
         decoded = traverse(vae, carried, start, steps, most=_ROWS)
         figures["traversals"] = draw(decoded, _spread(train, 500)[0] if points else None)
     loc = array(codes.loc)
     if test.labels is not None and latents > 2 and not vae.n_classes:
-        figures["class_means"] = plots.class_means(loc, test.labels)
-    if test.factors is not None:
+        names = [called(k, test.class_names) for k in range(test.n_classes)]
+        figures["class_means"] = plots.class_means(loc, test.labels, names)
+    if (
+        test.factors is not None and test.factors.dtype.kind == "i"
+    ):  # others have no values to group by
         order, texts, _ = latent_order(carried)
         shown: dict[str, Any] = {"order": order[:_ROWS], "row_labels": texts[:_ROWS]}
-        names = test.factor_names or None
+        factor_names = test.factor_names or None
         if np.ptp(test.factors, axis=0).any():
-            figures["factor_responses"] = plots.factor_responses(loc, test.factors, names, **shown)
+            figures["factor_responses"] = plots.factor_responses(
+                loc, test.factors, factor_names, **shown
+            )
         if (places := _positions(test)) is not None:
             (row, column), said = test.factors[:, places].T, _names(test, places)
             figures["position_maps"] = plots.position_maps(loc, row, column, names=said, **shown)
@@ -130,7 +137,7 @@ def _carried(codes: Codes) -> dict[str, Any]:
     }
 
 
-def _manifold(vae: VAE, train: Data, label: int | None) -> Any:
+def _manifold(vae: VAE, train: Data, label: int | None, known: str) -> Any:
     """The grid between the prior's 1 % and 99 % quantiles."""
     from .. import plots
 
@@ -141,7 +148,7 @@ def _manifold(vae: VAE, train: Data, label: int | None) -> Any:
     across, up = (a + (b - a) * steps for a, b in zip(low, high, strict=True))
     x = array(manifold(vae, across, up, label))
     reference = _spread(train, 500)[0] if points else None
-    title = "learned manifold" if label is None else f"learned manifold, class {label}"
+    title = "learned manifold" if label is None else f"learned manifold, {known}"
     return plots.manifold(x, (array(across), array(up)), reference=reference, title=title)
 
 
@@ -179,7 +186,7 @@ def _aggregate(vae: VAE, test: Data, codes: Codes) -> Any:
         loc[:, pair],
         scale[:, pair],
         prior=_prior_density(vae.p_z(), pair),
-        labels=test.labels,
+        labels=named(test.labels, test.class_names),
         names=(f"z{pair[0]}", f"z{pair[1]}"),
         title=title,
     )

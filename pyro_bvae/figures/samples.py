@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,17 @@ from torch import Tensor
 
 from ..vae import VAE, evaluating, vae_device
 from ..writing import check_file, replacing
-from .base import array, save_png
+from .base import array, called, save_png
 
 
-def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: int = 0) -> None:
+def save_samples(
+    path: Path,
+    vae: VAE,
+    n: int,
+    label: int | None = None,
+    seed: int = 0,
+    class_names: Sequence[str] = (),
+) -> None:
     """Draw ``n`` samples of ``vae`` into a PNG, or their numbers into an NPZ (``x``, ``labels``).
 
     Raises:
@@ -39,7 +47,7 @@ def save_samples(path: Path, vae: VAE, n: int, label: int | None = None, seed: i
         return
     title = "samples from the prior"
     if labels is not None:
-        title += ", classes in turn" if label is None else f", class {label}"
+        title += ", classes in turn" if label is None else f", {called(label, class_names)}"
     with replacing(path) as temporary:
         save_png(plots.samples(x, title), temporary)
 
@@ -56,7 +64,9 @@ def check_label(vae: VAE, label: int | None) -> None:
         raise ValueError(f"--label must be below {vae.n_classes}; got {label}.")
 
 
-def samples_by_class(vae: VAE, rows: int = 8, most: int = 10) -> Any:
+def samples_by_class(
+    vae: VAE, class_names: Sequence[str] = (), rows: int = 8, most: int = 10
+) -> Any:
     """One z a row, one class a column: what the latents hold once the label is given."""
     from .. import plots
 
@@ -64,7 +74,7 @@ def samples_by_class(vae: VAE, rows: int = 8, most: int = 10) -> Any:
     z = vae.p_z().sample((rows,)).repeat_interleave(columns, 0)
     labels = torch.arange(columns, device=z.device).repeat(rows)
     x = array(vae.p_x(z, labels).mean)
-    names = [f"class {k}" for k in range(columns)]
+    names = [called(k, class_names) for k in range(columns)]
     title = "samples, label by column"
     return plots.traversals(
         x.reshape(rows, columns, *x.shape[1:]), [f"draw {i}" for i in range(rows)], names, title

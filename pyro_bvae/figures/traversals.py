@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from ..traversal import decode, latent_order, prior_range, traversal
 from ..vae import VAE, evaluating, vae_device
 from ..writing import check_file, replacing
 from .animation import animate_images, animate_points
-from .base import array, save_png
+from .base import array, called, save_png
 from .samples import check_label, draw_samples, labels_in_turn
 
 SPAN = 3.0
@@ -28,6 +28,7 @@ class Start(NamedTuple):
     name: str  # for the title
     x: np.ndarray | None = None  # (*x_shape): the example that was encoded to z
     label: int | None = None
+    called: str = ""  # the class of the label
 
 
 class Traversal(NamedTuple):
@@ -52,6 +53,7 @@ def save_traversal(
     columns: int | None = None,
     active: bool = False,
     label: int | None = None,
+    class_names: Sequence[str] = (),
 ) -> None:
     """Move one latent at a time, the others held at an example's code, into a PNG or a GIF.
 
@@ -66,6 +68,7 @@ def save_traversal(
         columns: how many values, 9 by default; a GIF goes through 16 and back.
         active: only latents that carry something; see `latent_order`.
         label: the class held, for a conditional model. Default: the example's own.
+        class_names: ``class_names[label]`` is shown instead of the number.
 
     Raises:
         ValueError, OSError: before any work.
@@ -73,6 +76,8 @@ def save_traversal(
     check_values(span, quantiles, columns)
     check_label(vae, label)
     start = find_start(vae, examples, example, label)
+    if start.label is not None:
+        start = start._replace(called=called(start.label, class_names))
     _order(metrics, start, active)
     check_file(path, (".png", ".gif"))  # last, as it makes the folder
     if columns is None:
@@ -167,7 +172,7 @@ def traverse(
     x = array(traversal(vae, start.z, order, values, start.label))
     title = f"latents {how}\n{said}, from {start.name}"
     if start.label is not None:
-        title += f", class {start.label}"
+        title += f", {start.called or called(start.label)}"
     pair = None
     if start.x is not None:
         pair = np.stack([start.x, array(decode(vae, start.z, start.label))])

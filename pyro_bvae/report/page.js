@@ -66,11 +66,13 @@ const button = (text, act) => {
   return made;
 };
 
+const classOf = (label) => current.data.class_names[label] ?? `class ${label}`;
+
 const exampleButton = (i) => {
   const { data, sprite } = current;
   const label = data.labels ? data.labels[i] : null;
   const made = button("", (b) => startAt(data.examples[i], { example: i, label }, b));
-  made.setAttribute("aria-label", `example ${i + 1}` + (label === null ? "" : `, class ${label}`));
+  made.setAttribute("aria-label", `example ${i + 1}` + (label === null ? "" : `, ${classOf(label)}`));
   if (!sprite) made.append(`${i + 1}`);
   else {
     const thumb = make("canvas");
@@ -98,7 +100,7 @@ const starts = () => {
 };
 
 const classChoice = () => {
-  const names = Array.from({ length: current.data.classes }, (_, k) => new Option(k, k));
+  const names = Array.from({ length: current.data.classes }, (_, k) => new Option(current.data.class_names[k] ?? k, k));
   const select = make("select", { id: "class" }, ...names);
   select.addEventListener("change", () => {
     current.label = Number(select.value);
@@ -151,7 +153,7 @@ const stripStarts = () => {
   const { strips, examples } = current.data;
   const buttons = strips.names.map((name, start) => {
     const label = strips.labels[start];
-    const text = label === null ? name : `${name}, class ${label}`;
+    const text = label === null ? name : `${name}, ${classOf(label)}`;
     return button(text, (b) => {
       current.tile = { start, row: strips.values.length, column: 0 };
       startAt(strips.starts[start], { example: examples.length ? start : null }, b);

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..traversal import decode, latent_order, traversal
 from ..vae import VAE
+from ..writing import read_class_names
 from .decoder import check, export, pack
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def explore(run: Run) -> dict[str, Any]:
         "shape": list(x_shape),
         "latents": _latents(run.metrics, low, high),
         "classes": vae.n_classes,
+        "class_names": list(read_class_names(run.path)),
         "centre": _rounded(centre),
         "draws": _rounded(kept),
         "examples": _rounded(codes),
