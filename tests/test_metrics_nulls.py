@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 
 from pyro_bvae.evaluation import score_codes
-from pyro_bvae.metrics import METRICS, aam, irs, mcc, mig, mig_chen, modularity, sampling, sap
+from pyro_bvae.metrics import (
+    METRICS,
+    aam,
+    gaussian_total_correlation,
+    irs,
+    mcc,
+    mig,
+    mig_chen,
+    modularity,
+    sampling,
+    sap,
+    udr,
+)
 from pyro_bvae.metrics.binning import cut
 from pyro_bvae.metrics.factors import check_pair
 
@@ -142,6 +154,18 @@ def test_an_outlier_in_one_latent(name):
         assert good < 0.8 < 0.99 < other
     elif name != "explicitness" and name != "sap":
         assert other < good - 0.3
+
+
+def test_an_outlier_where_there_are_no_factors():
+    codes, _ = draw(300, noise=0.5)
+    far = outlier(codes)
+    assert gaussian_total_correlation(codes).value < 0.1
+    with pytest.warns(UserWarning, match="^gaussian_total_correlation: 1 of 300 rows carry"):
+        assert gaussian_total_correlation(far).value > 5
+    assert udr([codes, -codes[:, ::-1]]).value > 0.85
+    with pytest.warns(UserWarning, match=r"^udr: 1 of 300 rows carry .* codes\[1\], latent 0"):
+        udr([codes, outlier(codes, 0)])
+    assert udr([codes, far], method="spearman").value > 0.9
 
 
 @BIASED

@@ -87,9 +87,9 @@ def test_columns_in_their_own_order():
 def test_points_of_training_and_of_evaluation_share_no_row(score, monkeypatch):
     seen, draw_rows = [], voting.shared_values
 
-    def spied(metric, factors, rows):
+    def spied(metric, factors, rows, purpose):
         seen.append(rows)
-        groups = draw_rows(metric, factors, rows)
+        groups = draw_rows(metric, factors, rows, purpose)
         drawn = groups[1].draw(500, 3, np.random.default_rng(0))
         assert np.isin(drawn, rows).all() and (np.ptp(factors[drawn, 1], axis=1) == 0).all()
         pairs = np.stack(groups[1].draw_pairs(500, 3, np.random.default_rng(0)))
@@ -382,7 +382,8 @@ def test_each_factor_needs_rows_that_share_a_value(score):
     codes, factors = draw(n=50)
     factors[:, 1] = np.arange(50)
     with pytest.raises(
-        ValueError, match=f"{score.__name__}: some rows must share .* factor 1 has 33 v"
+        ValueError,
+        match=f"{score.__name__}: some rows must share .* factor 1 has 33 values in 33 rows to train on",
     ):
         score(codes, factors)
     with pytest.raises(ValueError, match=f"{score.__name__}: codes must be finite"):

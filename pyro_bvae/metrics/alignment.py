@@ -158,6 +158,9 @@ def udr(
         ``informative`` (codes of each model), ``method``, ``n``, ``n_models``. A model without any
         informative code scores 0.
 
+    Warns:
+        UserWarning: a few rows carry the variance of a code, and ``method`` is "lasso".
+
     References: Duan 2020, https://arxiv.org/abs/1905.12614
 
     Examples:
@@ -179,6 +182,8 @@ def udr(
         )
     live = []
     for i, z in enumerate(models):
+        if method == "lasso":  # ranks know no outlier
+            warn_of_outliers("udr", z, f"codes[{i}], latent")
         mask = np.ptp(z, axis=0) > 0
         if kl is not None:
             mask &= mean_kl("udr", kl[i], z.shape[1]) > INFORMATIVE_KL

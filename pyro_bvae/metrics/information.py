@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .binning import BINS, cut, warn_of_empty_bins
-from .checks import check_codes, latent_blocks, standardised
+from .checks import check_codes, latent_blocks, standardised, warn_of_outliers
 from .factors import check_pair
 from .sampling import permuted_null
 from .score import Score
@@ -182,6 +182,9 @@ def gaussian_total_correlation(codes: np.ndarray) -> Score:
     Args:
         codes: ``(n, latent_dim)``; needs n > latent_dim, or some are collinear.
 
+    Warns:
+        UserWarning: a few rows carry the variance of a code.
+
     Returns:
         Score: at least 0; details ``null`` (about what independent codes score at this n,
         D(D - 1)/(4n)), ``collinear``, ``dimensions`` (D, those kept), ``dead``, ``n``.
@@ -193,6 +196,7 @@ def gaussian_total_correlation(codes: np.ndarray) -> Score:
         0.0
     """
     codes = check_codes("gaussian_total_correlation", codes)
+    warn_of_outliers("gaussian_total_correlation", codes)
     live, n = np.ptp(codes, axis=0) > 0, len(codes)
     z = standardised(codes[:, live])
     dim = z.shape[1]

@@ -30,7 +30,8 @@ def sap(
     S_ij is the accuracy with which a linear SVM (C = .01, balanced classes) predicts factor j from latent
     i alone, on rows it has not seen; for factors with values that are not whole, and for all where
     ``continuous``, the squared Pearson correlation of the two on all rows. The value is the mean over
-    factors of the largest S_ij minus the second largest, in [0, 1], higher is better. Dead codes (variance up to 1e-12) have S = 0, and so does the second of one latent.
+    factors of the largest S_ij minus the second largest, in [0, 1], higher is better.
+    Dead codes (variance up to 1e-12) have S = 0, and so does the second of one latent.
 
     Perfect codes do not score 1 where factors are classes: the second latent guesses, at about one in the
     number of values, and one threshold a value finds the outer of many values only.

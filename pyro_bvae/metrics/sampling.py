@@ -127,7 +127,7 @@ class SharedValue(NamedTuple):
 
 
 def shared_values(
-    metric: str, factors: np.ndarray, rows: np.ndarray | None = None
+    metric: str, factors: np.ndarray, rows: np.ndarray | None = None, purpose: str = ""
 ) -> list[SharedValue]:
     """One `SharedValue` for each factor ``(n, n_factors)``, its values numbered from 0.
 
@@ -135,6 +135,7 @@ def shared_values(
         metric: begins the errors.
         factors: classes.
         rows: the rows to draw from, by default all.
+        purpose: what these rows are for, in the error.
 
     Raises:
         ValueError: a factor with another value in every row.
@@ -149,8 +150,8 @@ def shared_values(
         if not len(order):
             raise ValueError(
                 f"{metric}: some rows must share each factor's value; factor {k} has {len(part)} "
-                f"values in {len(part)} rows{'' if rows is None else ', a part of all'}. Leave that column "
-                "out, cut it in bins, or give more rows."
+                f"values in {len(part)} rows{purpose}. Leave that column out, cut it in bins, or give more "
+                "rows."
             )
         counted = np.where(size > 1, size, 0)
         start = np.cumsum(counted) - counted

@@ -241,7 +241,10 @@ def _disjoint(
     n_train = n * 2 // 3
     # another stream than that of the points
     rows = split_rows(metric, n, n_train, n - n_train, np.random.default_rng((seed, 1)))
-    return [shared_values(metric, classes, np.sort(part)) for part in rows]
+    return [
+        shared_values(metric, classes, np.sort(part), purpose)
+        for part, purpose in zip(rows, (" to train on", " to evaluate on"), strict=True)
+    ]
 
 
 def _check_choice(metric: str, name: str, value: str, choices: tuple[str, ...]) -> None:
