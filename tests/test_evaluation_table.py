@@ -163,6 +163,30 @@ def test_clusters_sparsity_sharpness_and_scores():
     assert silhouette == ("silhouette", 0.125, None, "of the codes by component")
 
 
+def test_a_null_and_an_r2_are_said():
+    dci = {"completeness": 0.375, "informativeness_test": 0.875, "factor_accuracy": [0.9, 0.85]}
+    nulls = {"null": 0.021, "null_completeness": 0.5, "null_informativeness_test": 0.25}
+    scores = {
+        "beta-vae-score": {"value": 0.53, "details": {"chance": 1 / 3, "null": 0.5149}},
+        "mcc": {"value": 0.5, "details": {"null": 0.034}},
+        "irs": {"value": 0.5, "details": {"null": 0.4}},
+        "dci": {"value": 0.5, "details": dci | nulls | {"regressed": [1]}},
+    }
+    notes = {key: row[3] for key, row in told({"scores": scores}).items()}
+    assert notes == {
+        "scores.beta-vae-score": "chance 0.33, permuted factors 0.51",
+        "scores.mcc": "factors as numbers: their order counts, permuted factors 0.034",
+        "scores.irs": "permuted factors 0.4",
+        "scores.dci": "permuted factors 0.021",
+        "scores.dci.completeness": "permuted factors 0.5",
+        "scores.dci.informativeness_test": "permuted factors 0.25",
+    }
+    for regressed, unit in (([1], "accuracy or R^2"), ([0, 1], "R^2"), ([], "accuracy")):
+        scores["dci"]["details"]["regressed"] = regressed
+        label = told({"scores": scores})["scores.dci.informativeness_test"][0]
+        assert label == f"DCI informativeness, test {unit}"
+
+
 def test_scores_as_the_metrics_compute_them():
     """DCI has the details that are shown, and a chance is shown where it is computed."""
     rng = np.random.default_rng(0)
@@ -173,7 +197,7 @@ def test_scores_as_the_metrics_compute_them():
     details = out["scores"]["dci"]["details"]
     assert rows["scores.dci.completeness"][1] == details["completeness"]
     assert rows["scores.dci.informativeness_test"][1] == details["informativeness_test"]
-    assert rows["scores.beta-vae-score"][3].startswith("chance 0.")
+    assert rows["scores.beta-vae-score"][3].startswith("chance 0.5, permuted factors 0.")
 
 
 def test_every_row_has_a_key_of_its_own():

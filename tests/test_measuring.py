@@ -407,6 +407,20 @@ def test_codes_on_disk_are_scored_whatever_their_file(tmp_path):
             assert m["factors_left_out"] == []
 
 
+def test_real_valued_factors_on_disk(tmp_path):
+    """Metrics of numbers take them as they are; the others say that they cut them in bins."""
+    real = np.linspace(0, 1, 400).reshape(200, 2) ** [1, 2]
+    files = save(tmp_path / "z.npz", z=3 - real), save(tmp_path / "f.npz", f=real)
+    m = measure_codes(*files)
+    assert set(m["scores"]) == set(METRICS) - {"dci"}
+    assert m["scores"]["mcc"]["value"] == pytest.approx(1, abs=1e-12)
+    assert any(note.startswith("Cut in 20 bins of equal width by beta-vae") for note in m["notes"])
+    whole = save(tmp_path / "whole.npz", f=FACTORS.astype(np.float32))
+    codes = save(tmp_path / "codes.npz", codes=CODES)
+    expected = score_codes(CODES, FACTORS, TWO)["scores"]
+    assert measure_codes(codes, whole, TWO)["scores"] == expected
+
+
 def test_all_metrics_but_dci_by_default(tmp_path, monkeypatch):
     for name in set(METRICS) - {"mig", "dci"}:
         monkeypatch.delitem(METRICS, name)
@@ -428,7 +442,16 @@ BAD_ARRAYS = {
     "text": (CODES.astype(str), FACTORS, r"^evaluate: codes must be real numbers; got dtype <U"),
     "rows": (CODES, FACTORS[:50], r"^evaluate: factors must have shape \(200, n_factors\)"),
     "shape of factors": (CODES, FACTORS[:, 0], r"^evaluate: factors must have shape \(200, n_fac"),
-    "float factors": (CODES, CODES, r"^evaluate: factors must be integer classes; got dtype float"),
+    "text factors": (
+        CODES,
+        FACTORS.astype(str),
+        r"^evaluate: factors must be numbers; got dtype <U",
+    ),
+    "factors with NaN": (
+        CODES,
+        CODES * math.nan,
+        r"^evaluate: factors must be finite; got 400 NaN",
+    ),
     "one value": (CODES, FACTORS * [1, 0], r"^evaluate: each factor must .*factor 1 is always 0"),
 }
 

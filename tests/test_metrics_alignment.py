@@ -124,6 +124,30 @@ def test_irs_can_be_negative():
     assert score.value == pytest.approx(-0.656, abs=1e-12)
 
 
+def test_irs_cuts_factors_of_many_values_as_numpy_histograms():
+    """Whole numbers and real ones; up to 20 values stay as they are."""
+    codes, few = mixed(300)
+    rng = np.random.default_rng(1)
+    many = np.c_[rng.integers(40, size=300), rng.integers(41, size=300), rng.uniform(size=300)]
+    cut = [np.digitize(v, np.histogram(v, 20)[1][:-1]) for v in many.T]
+    codes[:, :2] += 0.2 * many[:, :2]
+    score = irs(codes, np.c_[few, many])
+    assert score.details["binned"] == [3, 4, 5]
+    by_hand = np.c_[few, np.stack(cut, axis=1)]
+    assert score.value == pytest.approx(brute_irs(codes, by_hand)[1], abs=1e-12)
+    whole = np.c_[few, many[:, :2], np.unique(many[:, 2], return_inverse=True)[1]]
+    assert score.value < brute_irs(codes, whole)[1] - 0.02  # a value of few rows looks robust
+
+
+def test_irs_in_bins_by_hand():
+    """40 values, of two rows each: bins of two values, in which half the values' distance remains."""
+    factor = np.repeat(np.arange(40), 2)
+    score = irs(factor[:, None] * 1.0, factor[:, None])  # from 0 to 39: 19.5 from the mean at most
+    assert score.value == pytest.approx(1 - 0.5 / 19.5, abs=1e-12)
+    assert score.details["smallest_group"] == 4
+    assert irs(factor[:, None] // 2 * 1.0, factor[:, None] // 2).value == pytest.approx(1)
+
+
 def test_irs_of_dead_codes():
     codes, factors = mixed()
     dead = np.full((60, 1), 0.1)  # its mean differs from it in the last digit
@@ -135,8 +159,8 @@ def test_irs_of_dead_codes():
 
 
 def test_irs_is_flattered_by_rare_values():
-    codes, _ = mixed()
-    score = irs(codes, np.arange(60)[:, None])
+    codes, _ = mixed(20)
+    score = irs(codes, np.arange(20)[:, None])
     assert score.value == 1.0 and score.details["smallest_group"] == 1
 
 

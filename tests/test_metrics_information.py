@@ -37,10 +37,10 @@ def mixed(n, seed=0):
 
 def test_mutual_information_agrees_with_scikit_learn():
     codes, factors = mixed(500)
-    mi, occupied = mutual_information(codes, factors, 7)
+    mi, rows = mutual_information(codes, factors, 7)
     for j, code in enumerate(codes.T):
         bins = np.digitize(code, np.linspace(code.min(), code.max(), 8)[1:-1])
-        assert occupied[j] == len(np.unique(bins))
+        assert rows[j].tolist() == np.bincount(bins, minlength=7).tolist()
         for k, factor in enumerate(factors.T):
             assert mi[j, k] == pytest.approx(mutual_info_score(bins, factor), abs=1e-12)
 
@@ -59,7 +59,7 @@ def test_bias_of_noise():
     """The figures of n = 2,000, 40 values, 20 bins: formula .185, measured .158."""
     rng = np.random.default_rng(0)
     codes, factors = rng.normal(size=(2000, 100)), rng.integers(0, 40, size=(2000, 1))
-    mi, occupied = mutual_information(codes, factors, 20)
+    mi, rows = mutual_information(codes, factors, 20)
     assert abs(mi.mean() - 0.158) < 2 * mi.std(ddof=1)  # .158 was one draw
     assert (
         abs(mi.mean() - 0.167) < 4 * mi.std(ddof=1) / 10 + 5e-4
@@ -70,7 +70,7 @@ def test_bias_of_noise():
         UserWarning, match=r"n = 2000 rows and 20 bins.*0\.185 nats.*factor 0 \(3\.6"
     ):
         score = mig(codes, factors)
-    assert occupied.max() == 20
+    assert (rows > 0).sum(1).max() == 20
     assert score.details["mi_bias"] == [pytest.approx(39 * 19 / 4000, abs=1e-15)]
 
 
@@ -265,8 +265,8 @@ def test_mig_chen_errors():
         mig_chen(loc, np.full_like(loc, np.inf), factors)
     with pytest.raises(ValueError, match="n_samples must be at least 2; got 1"):
         mig_chen(loc, np.ones_like(loc), factors, n_samples=1)
-    with pytest.raises(TypeError, match="mig_chen: factors must be integer classes"):
-        mig_chen(loc, np.ones_like(loc), factors * 1.0)
+    with pytest.raises(TypeError, match="mig_chen: factors must be numbers; got dtype <U"):
+        mig_chen(loc, np.ones_like(loc), factors.astype(str))
 
 
 # Gaussian total correlation

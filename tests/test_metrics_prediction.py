@@ -4,20 +4,36 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.decomposition import PCA
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.feature_selection import SelectKBest
+from sklearn.linear_model import Lasso, LogisticRegression
+from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
+from pyro_bvae.metrics import boosting, sampling
 from pyro_bvae.metrics.boosting import boost
-from pyro_bvae.metrics.prediction import _areas, concentration, dci, explicitness, sap
+from pyro_bvae.metrics.importance import concentration, dci
+from pyro_bvae.metrics.prediction import _areas, explicitness, sap
 from pyro_bvae.metrics.sampling import split_rows
 
 SIZES = (2, 3, 4)
 SCORES = [dci, sap, explicitness]
+
+
+@pytest.fixture(autouse=True)
+def many_rows(monkeypatch):
+    """No null: it takes as long as the score, or longer. test_metrics_nulls.py has it."""
+    monkeypatch.setattr(sampling, "FEW_ROWS", 0)
 
 
 def draw(n=600, noise=0.0, extra=0, seed=0):
@@ -44,7 +60,7 @@ def grid(*sizes):
 
 
 def blurred_classes(n_classes):
-    rng = np.random.default_rng(n_classes)
+    rng = np.random.default_rng(10 + n_classes)  # no split of two columns ties
     x = rng.normal(size=(900, 4))
     level = x @ [1.0, -0.7, 0.4, 0.2] + x[:, 0] * x[:, 1] + 0.5 * rng.normal(size=900)
     edges = np.quantile(level, np.linspace(0, 1, n_classes + 1)[1:-1])
@@ -53,10 +69,10 @@ def blurred_classes(n_classes):
 
 @pytest.mark.parametrize("n_classes", [2, 3, 7])
 @pytest.mark.parametrize(("stages", "depth"), [(1, 3), (12, 1), (12, 2)])
-def test_boosting_is_that_of_scikit_learn(n_classes, stages, depth):
+def test_boosting_is_that_of_scikit_learn(n_classes, stages, depth, monkeypatch):
+    monkeypatch.setattr(boosting, "TIED", 0.0)  # as scikit-learn, which lets rounding choose
     x, y = blurred_classes(n_classes)
     fitted = boost(x[:600], y[:600], x[600:], stages, depth)
-    # Two columns may cut off the same row: scikit-learn then draws one of them.
     models = [
         GradientBoostingClassifier(n_estimators=stages, max_depth=depth, random_state=s)
         for s in range(4)
@@ -103,6 +119,30 @@ def test_boosting_of_one_class_and_of_constant_columns():
     assert fitted.importances.tolist() == [0, 0] and fitted.test.tolist() == [1] * 3
 
 
+@pytest.mark.parametrize("stages", [1, 12])
+def test_boosting_of_numbers_is_that_of_scikit_learn(stages, monkeypatch):
+    x, _ = blurred_classes(2)
+    y = x @ [1.0, -0.7, 0.4, 0.2] + x[:, 0] * x[:, 1]
+    fitted = boost(x[:600], y[:600], x[600:], stages, regress=True)
+    model = GradientBoostingRegressor(n_estimators=stages, random_state=0).fit(x[:600], y[:600])
+    assert fitted.importances == pytest.approx(model.feature_importances_, abs=1e-3)
+    assert fitted.test == pytest.approx(model.predict(x[600:]), abs=1e-6)
+
+
+def test_columns_that_tie_share_the_gain():
+    """As scikit-learn in the mean over seeds; a flipped or stretched copy too."""
+    x, y = blurred_classes(3)
+    x = np.c_[x[:400, :2], x[:400, :1], -x[:400, 1:2], 5 * x[:400, :1] ** 3]
+    alone = boost(x[:, :2], y[:400], x[:9], stages=5).importances
+    shared = boost(x, y[:400], x[:9], stages=5).importances
+    expected = alone[[0, 1, 0, 1, 0]] / [3, 2, 3, 2, 3]
+    assert shared == pytest.approx(expected, abs=2e-3)  # columns tie by chance too
+    models = [GradientBoostingClassifier(n_estimators=5, random_state=s) for s in range(10)]
+    table = np.array([m.fit(x[:, :4], y[:400]).feature_importances_ for m in models])
+    shared = boost(x[:, :4], y[:400], x[:9], stages=5).importances
+    assert (abs(shared - table.mean(0)) < 4 * table.std(0) / np.sqrt(10) + 0.02).all()
+
+
 # Importances -> scores
 
 
@@ -127,10 +167,10 @@ def test_concentration_where_there_is_nothing_to_mix():
 
 
 class Fixed(DecisionTreeClassifier):
-    """Importances that are known: the columns' standard deviations, to the power of the class count."""
+    """Importances that are known: the columns' numbers of values, to the power of the class count."""
 
     def fit(self, x, y):
-        self.known_ = x.std(0) ** len(np.unique(y))
+        self.known_ = np.array([float(len(np.unique(z))) for z in x.T]) ** len(np.unique(y))
         return super().fit(x, y)
 
     @property
@@ -142,7 +182,7 @@ def test_dci_is_made_of_the_importances():
     codes, factors = draw(n=90, extra=1)
     score = dci(codes, factors, estimator=Fixed())
     importance = np.array(score.details["importance"])
-    # Codes enter as ranks: the more values, the wider. Latents stand in their own order again.
+    # The latents are in their order again.
     assert (np.diff(importance, axis=0) > 0).all() and importance.shape == (4, 3)
     assert score.value == concentration(importance)[1]
     assert score.details["completeness"] == concentration(importance.T)[1]
@@ -200,6 +240,92 @@ def test_dci_by_default_is_that_of_scikit_learns_trees():
     assert abs(gap).max() < 0.03 and abs(ours.value - theirs.value) < 0.03
     train = "informativeness_train"
     assert ours.details[train] == pytest.approx(theirs.details[train], abs=0.01)
+
+
+def test_dci_of_codes_held_twice():
+    """Each factor's importance is shared by two of six latents."""
+    codes, factors = draw(n=240, noise=0.05)
+    score = dci(np.c_[codes, codes], factors)
+    assert score.details["completeness"] == pytest.approx(1 - np.log(2) / np.log(6), abs=1e-6)
+    assert score.value == pytest.approx(1, abs=1e-6)
+    flipped = dci(np.c_[codes, -3 * codes], factors)
+    assert flipped.details["completeness"] == pytest.approx(score.details["completeness"])
+
+
+def drawn_rows(n, seed=0):
+    return split_rows("m", n, None, None, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("model", [RandomForestRegressor(10), Lasso(0.05)])
+def test_dci_of_a_regressor_tells_r2(model):
+    codes, factors = draw(noise=0.4, extra=1)
+    score = dci(codes, factors, estimator=model)
+    train, test = drawn_rows(600)
+    x = StandardScaler().fit(codes[train]).transform(codes)
+    y = StandardScaler().fit(factors[train]).transform(factors)
+    if isinstance(model, RandomForestRegressor):
+        model = RandomForestRegressor(10, random_state=0)
+    expected, importance = [], []
+    for k in range(3):
+        model.fit(x[train], y[train, k])
+        expected.append(r2_score(factors[test, k], model.predict(x[test]) * factors[train, k].std()
+                                 + factors[train, k].mean()))  # fmt: skip
+        importance.append(abs(getattr(model, "coef_", 0)))
+    exact = 1e-6 if isinstance(model, Lasso) else 0.05  # columns in another order
+    assert score.details["factor_accuracy"] == pytest.approx(expected, abs=exact)
+    assert score.details["informativeness_test"] == pytest.approx(np.mean(expected), abs=exact)
+    assert score.details["regressed"] == [0, 1, 2] and 0.7 < np.mean(expected) < 0.95
+    if isinstance(model, Lasso):
+        got = np.array(score.details["importance"])
+        assert got == pytest.approx(np.array(importance).T, abs=1e-6)
+        assert score.value == concentration(got)[1] > 0.95
+
+
+@pytest.mark.parametrize(
+    "model",
+    [LogisticRegression(), make_pipeline(StandardScaler(), "passthrough", LogisticRegression())],
+)
+def test_dci_of_linear_probes(model):
+    codes, factors = draw(noise=0.4, extra=1)
+    score = dci(codes, factors, estimator=model)
+    train, test = drawn_rows(600)
+    x = StandardScaler().fit(codes[train]).transform(codes)
+    for k, accuracy in enumerate(score.details["factor_accuracy"]):
+        probe = LogisticRegression().fit(x[train], factors[train, k])
+        assert accuracy == pytest.approx(probe.score(x[test], factors[test, k]), abs=1e-6)
+        got = np.array(score.details["importance"])[:, k]
+        assert got == pytest.approx(abs(probe.coef_).mean(0), abs=1e-3)
+    assert score.details["regressed"] == [] and score.value > 0.5
+
+
+def test_dci_regresses_real_factors_and_classifies_whole_ones():
+    rng = np.random.default_rng(0)
+    factors = np.c_[rng.uniform(size=300), rng.integers(3, size=300)]
+    codes = np.c_[factors[:, 1], np.exp(factors[:, 0]), rng.normal(size=300)]
+    score = dci(codes, factors)
+    assert score.details["regressed"] == [0] and score.details["binned"] == []
+    assert score.details["factor_accuracy"][0] > 0.99 and score.details["factor_accuracy"][1] == 1
+    assert score.value > 0.99 and score.details["completeness"] > 0.99
+    by_class = dci(codes, factors, estimator=DecisionTreeClassifier())
+    assert by_class.details["regressed"] == [] and by_class.details["binned"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (KNeighborsClassifier(), ValueError, "feature_importances_ or coef_ .* got KNeighborsClas"),
+        (make_pipeline(StandardScaler(), KNeighborsClassifier()), ValueError, "got KNeighborsClas"),
+        (make_pipeline(PCA(), Lasso()), ValueError, r"other columns of them: \['pca', 'lasso'\]"),
+        (make_pipeline(SelectKBest(k=1), Lasso()), ValueError, "the importance of each latent"),
+        (RandomForestClassifier, TypeError, "classifier or regressor; got <class .* an instance"),
+        (StandardScaler(), TypeError, "classifier or regressor; got StandardScaler"),
+        ("forest", TypeError, "classifier or regressor; got 'forest'"),
+    ],
+)
+def test_dci_refuses_estimators_without_importances(model, error, message):
+    codes, factors = draw(n=60)
+    with pytest.raises(error, match=f"^dci: estimator must .*{message}"):
+        dci(codes, factors, estimator=model)
 
 
 # SAP
@@ -434,5 +560,5 @@ def test_other_errors():
     for score in SCORES:
         with pytest.raises(ValueError, match=f"{score.__name__}: codes must be finite"):
             score(codes * np.nan, factors)
-    with pytest.raises(ValueError, match="sap: n_train and n_test must be None where continuous"):
+    with pytest.raises(ValueError, match="sap: n_train and n_test must be None where all factors"):
         sap(codes, factors, continuous=True, n_train=10)

@@ -203,9 +203,10 @@ def test_limits(name, kind):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_same_seed_same_score(name):
-    """Of lists and of another integer type too."""
+    """Of lists, of another integer type and of whole floats too."""
     first = messy_score(name)
     assert first == score(name, MESSY.tolist(), FACTORS.astype(np.uint8), seed=3)
+    assert name == "dci" or first == score(name, MESSY, FACTORS.astype(np.float32), seed=3)
     assert 0.05 < first.value < 0.95, "the invariances would be tested on a limit"
 
 
@@ -238,6 +239,7 @@ def test_the_largest_codes_accepted(name):
 
 
 NAN = np.where(np.arange(N)[:, None] == 7, np.nan, PERFECT)
+MASKED = np.ma.masked_invalid(NAN)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +259,17 @@ NAN = np.where(np.arange(N)[:, None] == 7, np.nan, PERFECT)
         (PERFECT, FACTORS[:9], ValueError, rf"factors must have shape \({N}, .* got \(9, 3\)"),
         (PERFECT, FACTORS[:, 0], ValueError, rf"factors must have shape .* got \({N},\)"),
         (PERFECT, FACTORS[:, :0], ValueError, rf"factors must have shape .* got \({N}, 0\)"),
-        (PERFECT, PERFECT, TypeError, "factors must be integer classes; got dtype float64. Numb"),
+        (
+            PERFECT,
+            FACTORS.astype(str),
+            TypeError,
+            "factors must be numbers; got dtype <U21. Number",
+        ),
+        (PERFECT, FACTORS * 1j, TypeError, "factors must be numbers; got dtype complex128. Number"),
+        (PERFECT, NAN, ValueError, "factors must be finite; got 3 NaN .* first in row 7. Drop"),
+        (PERFECT, MASKED, ValueError, "factors must have no masked values; got 3. Drop"),
+        (MASKED, FACTORS, ValueError, "codes must have no masked values; got 3. Drop those rows"),
+        (PERFECT, np.full((N, 1), 0.5), ValueError, "2 values; factor 0 is always 0.5. Leave"),
         (PERFECT, FACTORS // 4, ValueError, "at least 2 values; factor 0 is always 0. Leave"),
     ],
 )

@@ -35,6 +35,12 @@ def standard_error(p, n):
     return np.sqrt(p * (1 - p) / n)
 
 
+@pytest.fixture(autouse=True)
+def many_rows(monkeypatch):
+    """No null: it takes three times as long as the score. test_metrics_nulls.py has it."""
+    monkeypatch.setattr(sampling, "FEW_ROWS", 0)
+
+
 # Drawing
 
 
@@ -75,6 +81,27 @@ def test_columns_in_their_own_order():
     again, flipped = own_order(shuffled)
     assert np.array_equal(codes[:, order] * signs, shuffled[:, again] * flipped)
     assert sorted(order) == list(range(6))
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_points_of_training_and_of_evaluation_share_no_row(score, monkeypatch):
+    seen, draw_rows = [], voting.shared_values
+
+    def spied(metric, factors, rows, purpose):
+        seen.append(rows)
+        groups = draw_rows(metric, factors, rows, purpose)
+        drawn = groups[1].draw(500, 3, np.random.default_rng(0))
+        assert np.isin(drawn, rows).all() and (np.ptp(factors[drawn, 1], axis=1) == 0).all()
+        pairs = np.stack(groups[1].draw_pairs(500, 3, np.random.default_rng(0)))
+        assert np.isin(pairs, rows).all() and (factors[pairs[0], 1] == factors[pairs[1], 1]).all()
+        return groups
+
+    monkeypatch.setattr(voting, "shared_values", spied)
+    codes, factors = draw(n=200)
+    score(codes, factors, n_train=50, n_eval=50)
+    train, evaluation = seen
+    assert (len(train), len(evaluation)) == (133, 67)
+    assert sorted([*train, *evaluation]) == list(range(200))
 
 
 # Votes and features against loops
@@ -213,7 +240,8 @@ def test_a_code_that_seldom_moves_takes_votes_only_where_it_is_kept():
     seldom[::1000] = 1.0
     codes = np.c_[seldom, codes * [1, 1, 1] + np.random.default_rng(0).normal(size=(2000, 3)) * 0.1]
     assert factor_vae_score(codes, factors, **SMALL).value == 1.0
-    assert factor_vae_score(codes, factors, min_std=0.0, **SMALL).value < 0.5
+    with pytest.warns(UserWarning, match="2 of 2000 rows carry the variance of code 0"):
+        assert factor_vae_score(codes, factors, min_std=0.0, **SMALL).value < 0.5
 
 
 def test_variance_of_a_sample_of_rows():
@@ -354,7 +382,8 @@ def test_each_factor_needs_rows_that_share_a_value(score):
     codes, factors = draw(n=50)
     factors[:, 1] = np.arange(50)
     with pytest.raises(
-        ValueError, match=f"{score.__name__}: some rows must share .* factor 1 has 50"
+        ValueError,
+        match=f"{score.__name__}: some rows must share .* factor 1 has 33 values in 33 rows to train on",
     ):
         score(codes, factors)
     with pytest.raises(ValueError, match=f"{score.__name__}: codes must be finite"):

@@ -15,6 +15,8 @@ from ..datasets import Data
 from ..datasets.data import as_data
 from ..divergences import inclusive_kl, mmd, mmd_per_dim
 from ..metrics.checks import check_known
+from ..metrics.factors import MOST_VALUES, check_factors
+from ..metrics.sampling import FEW_ROWS
 from ..vae import VAE, evaluating
 from .aggregate import aggregate_divergence, divergences, information, standard_error
 from .codes import Codes, Transform, batches, encode_data
@@ -140,7 +142,7 @@ def score_codes(
 
     Args:
         codes: ``(n, latent_dim)``.
-        factors: integers ``(n, n_factors)``, some of which vary.
+        factors: numbers ``(n, n_factors)``, some of which vary: whole ones are classes, others are real.
         names: keys of `pyro_bvae.metrics.METRICS`.
         factor_names: one a column.
         lenient: note what a metric refuses, such as too few rows, and go on without it.
@@ -149,12 +151,14 @@ def score_codes(
 
     Returns:
         ``scores``, a dict with value and details by metric; ``factors``, the columns used;
-        ``factors_left_out``; ``notes``, the metrics' warnings and refusals.
+        ``factors_left_out``; ``notes``: few rows, factors cut in bins, the metrics' warnings and refusals.
 
     Raises:
-        ValueError: a metric refuses these codes or factors, unless ``lenient``.
+        TypeError, ValueError: factors are no finite numbers; or a metric refuses these codes or
+            factors, unless ``lenient``.
     """
-    varies = np.ptp(factors, axis=0) > 0
+    varies = np.ptp(check_factors("evaluate", factors), axis=0) > 0
+    factors = np.asarray(factors)[:, varies]
     titles = tuple(factor_names) or tuple(f"factor {k}" for k in range(len(varies)))
     out: dict[str, Any] = {
         "scores": {},
@@ -168,15 +172,32 @@ def score_codes(
             if on_progress is not None:
                 on_progress(name, i / len(names))
             try:
-                score = metrics.METRICS[name](codes, factors[:, varies], seed=seed)
+                score = metrics.METRICS[name](codes, factors, seed=seed)
             except ValueError as error:
                 if not lenient:
                     raise
                 refused.append(str(error))
                 continue
             out["scores"][name] = {"value": score.value, "details": score.details}
-    out["notes"] = list(dict.fromkeys([*(_nameless(w.message) for w in caught), *refused]))
+    said = [_nameless(w.message) for w in caught]
+    out["notes"] = list(dict.fromkeys([*_score_notes(out, len(codes)), *said, *refused]))
     return out
+
+
+def _score_notes(out: dict[str, Any], n: int) -> list[str]:
+    """How to read the scores of few rows, and of real-valued factors."""
+    notes = []
+    if n < FEW_ROWS and any("null" in score["details"] for score in out["scores"].values()):
+        notes.append(
+            f"With {n} rows noise scores well above its chance at times: compare each score with that of "
+            "permuted factors."
+        )
+    by = [name for name, score in out["scores"].items() if score["details"].get("binned")]
+    binned = {k for name in by for k in out["scores"][name]["details"]["binned"]}
+    if binned:
+        titles = ", ".join(out["factors"][k] for k in sorted(binned))
+        notes.append(f"Cut in {MOST_VALUES} bins of equal width by {', '.join(by)}: {titles}.")
+    return notes
 
 
 def _nameless(warning: Warning | str) -> str:

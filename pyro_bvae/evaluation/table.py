@@ -49,19 +49,17 @@ def measures(metrics: dict[str, Any]) -> list[Measure]:
     )
     for name, score in m.get("scores", {}).items():
         details = score.get("details", {})
-        note = f"chance {details['chance']:.2g}" if "chance" in details else _NOTES.get(name, "")
         rows.append(
             Measure(
                 f"scores.{name}",
                 _TITLES.get(name, name),
                 score["value"],
                 score.get("value_se"),
-                note,
+                _score_note(name, details),
             )
         )
         if name == "dci":
-            for part, title in _DCI.items():
-                rows.append(Measure(f"scores.dci.{part}", title, details[part], None, ""))
+            rows += _dci_parts(details)
     return rows
 
 
@@ -142,6 +140,33 @@ def _hoyer_note(m: dict[str, Any]) -> str:
     )
 
 
+def _score_note(name: str, details: dict[str, Any]) -> str:
+    """What a score is to be compared with."""
+    chance = f"chance {details['chance']:.2g}" if "chance" in details else _NOTES.get(name, "")
+    return ", ".join(part for part in (chance, _null_note(details, "null")) if part)
+
+
+def _null_note(details: dict[str, Any], key: str) -> str:
+    return f"permuted factors {details[key]:.2g}" if key in details else ""
+
+
+def _dci_parts(details: dict[str, Any]) -> list[Measure]:
+    regressed, n_factors = details.get("regressed", []), len(details.get("factor_accuracy", []))
+    unit = "test accuracy"
+    if regressed:
+        unit = "test R^2" if len(regressed) == n_factors else "test accuracy or R^2"
+    titles = {
+        "completeness": "DCI completeness",
+        "informativeness_test": f"DCI informativeness, {unit}",
+    }
+    return [
+        Measure(
+            f"scores.dci.{part}", title, details[part], None, _null_note(details, f"null_{part}")
+        )
+        for part, title in titles.items()
+    ]
+
+
 def _sharpness_note(m: dict[str, Any]) -> str:
     return f"of the data {m['sharpness_data']:.0f}" if "sharpness_data" in m else ""
 
@@ -156,15 +181,9 @@ _TITLES = {
     "irs": "IRS",
     "mcc": "MCC",
 }
-
-_DCI = {
-    "completeness": "DCI completeness",
-    "informativeness_test": "DCI informativeness, test accuracy",
-}
 _NOTES = {
     "sap": "well below 1 for factors of many values, even of perfect codes",
     "modularity": "high also for codes that know little of every factor",
     "explicitness": "chance 0.5",
-    "irs": "above 0 for noise",
     "mcc": "factors as numbers: their order counts",
 }

@@ -13,8 +13,9 @@ from .alignment import irs, mcc, udr
 from .chen import mig_chen
 from .clusters import cluster_scores
 from .images import sharpness
+from .importance import dci
 from .information import aam, gaussian_total_correlation, mig, modularity
-from .prediction import dci, explicitness, sap
+from .prediction import explicitness, sap
 from .score import Score
 from .sparsity import hoyer
 from .voting import beta_vae_score, factor_vae_score

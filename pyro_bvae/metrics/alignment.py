@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .checks import check_codes, check_pair, latent_blocks, standardised
+from .checks import check_codes, latent_blocks, standardised, warn_of_outliers
+from .factors import check_pair
+from .sampling import permuted_null
 from .score import Score
 
 QUANTILE = 0.99
@@ -24,16 +26,20 @@ def mcc(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0) -> Score:
     Over the one-to-one assignment with the largest sum. Factors are numbers here: their values' order
     and distances count, so it suits no factor without an order, such as a shape, and changes when one
     is relabelled. With fewer latents than factors those left over count 0, as do constant codes.
-    Unchanged by permuting, flipping and rescaling each code. Codes linear in the factors score 1.
+    Unchanged by permuting, flipping and rescaling each code. Codes linear in the factors score 1. Noise
+    scores above 0, the more the fewer the rows and the more the latents: see ``null``.
 
     Args:
         codes: ``(n, latent_dim)``.
-        factors: integers ``(n, n_factors)``.
-        seed: nothing is drawn; all metrics take one.
+        factors: numbers ``(n, n_factors)``, whole or not.
+        seed: draws the permutations of ``null``.
 
     Returns:
         Score: in [0, 1]; details ``per_factor``, ``assigned`` (the latent of each factor, or None),
-        ``n``.
+        ``null`` (the value of permuted rows), ``n``.
+
+    Warns:
+        UserWarning: a few rows carry the variance of a code or of a factor.
 
     References: Hyvarinen and Morioka 2016, https://arxiv.org/abs/1605.06336
 
@@ -44,13 +50,25 @@ def mcc(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0) -> Score:
     """
     from scipy.optimize import linear_sum_assignment
 
-    codes, _ = check_pair("mcc", codes, factors)
-    correlation = correlations(codes, np.asarray(factors, dtype=np.float64))
-    latents, columns = linear_sum_assignment(correlation, maximize=True)
-    n_factors = correlation.shape[1]
-    per_factor, assigned = np.zeros(n_factors), np.full(n_factors, None, dtype=object)
-    per_factor[columns], assigned[columns] = correlation[latents, columns], latents
-    details = {"per_factor": per_factor.tolist(), "assigned": assigned.tolist(), "n": len(codes)}
+    codes, given = check_pair("mcc", codes, factors, cut_real=False)
+    warn_of_outliers("mcc", codes)
+    warn_of_outliers("mcc", given.numbers, "factor")
+    n_factors = given.numbers.shape[1]
+
+    def assign(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        correlation = correlations(codes, given.numbers)
+        latents, columns = linear_sum_assignment(correlation, maximize=True)
+        per_factor, assigned = np.zeros(n_factors), np.full(n_factors, None, dtype=object)
+        per_factor[columns], assigned[columns] = correlation[latents, columns], latents
+        return per_factor, assigned
+
+    per_factor, assigned = assign(codes)
+    details = {
+        "per_factor": per_factor.tolist(),
+        "assigned": assigned.tolist(),
+        **permuted_null(lambda z: float(assign(z)[0].mean()), codes, seed, always=True),
+        "n": len(codes),
+    }
     return Score(float(min(per_factor.mean(), 1.0)), details)
 
 
@@ -62,17 +80,25 @@ def irs(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0) -> Score:
     largest deviation. The weights depend on the codes' scales: unchanged by permuting, flipping and
     one common scale, and by relabelling factors, but not by scales of their own. Dead (constant) codes
     weigh nothing; when all are, 0. A value with few rows looks robust (with one row, perfectly).
-    No dependence scores about 1 - (.99-quantile of |z - E z|) / (largest), not 0.
+    Noise scores about 1 - (.99-quantile of |z - E z|) / (largest), not 0: see ``null``.
+
+    A factor of more than 20 values is cut in 20 bins of equal width first, as by Locatello 2019. Its
+    values are then numbers: relabelling them changes the score.
 
     Args:
         codes: ``(n, latent_dim)``.
-        factors: integer classes ``(n, n_factors)``.
-        seed: nothing is drawn; all metrics take one.
+        factors: classes ``(n, n_factors)``; numbers where a factor has more than 20 values.
+        seed: draws the permutations of ``null``.
 
     Returns:
         Score: at most 1, and below 0 where a code deviates more within a value than from its mean over
         all; details ``per_code``, ``best`` (the factor of each code; both None for dead codes), ``dead``,
-        ``smallest_group`` (rows of the rarest value), ``n``.
+        ``smallest_group`` (rows of the rarest value), ``null`` (the value of permuted rows), ``binned``
+        (factors cut in bins), ``n``.
+
+    Warns:
+        UserWarning: a few rows carry the variance of a code: it looks robust to everything. Or most bins
+            of a factor are empty.
 
     References: Suter 2019, https://arxiv.org/abs/1811.00007, quantile and weights of Locatello 2019,
     https://arxiv.org/abs/1811.12359
@@ -82,29 +108,27 @@ def irs(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0) -> Score:
         >>> irs(grid, grid).value
         1.0
     """
-    codes, factors = check_pair("irs", codes, factors)
-    groups = [_rows_by_value(column) for column in factors.T]
-    robust = np.zeros((codes.shape[1], len(groups)))
-    largest = np.zeros(codes.shape[1])
-    for block in latent_blocks(codes):
-        z = codes[:, block]
-        # the mean of a constant can differ from it in the last digit; its range cannot
-        deviation = np.abs(z - z.mean(0)).max(0) * (np.ptp(z, axis=0) > 0)
-        for k, rows_by_value in enumerate(groups):
-            within = np.mean([_deviation(z[rows]) for rows in rows_by_value], axis=0)
-            robust[block, k] = 1 - within / np.where(deviation > 0, deviation, np.inf)
-        largest[block] = deviation
+    codes, given = check_pair("irs", codes, factors, cut_whole=True)
+    warn_of_outliers("irs", codes)
+    groups = [_rows_by_value(column) for column in given.classes.T]
+    robust, largest = _robustness(codes, groups)
     live = largest > 0
     best, per_code = robust.argmax(1).astype(object), robust.max(1).astype(object)
     best[~live] = per_code[~live] = None
+
+    def value(robust: np.ndarray, largest: np.ndarray) -> float:
+        return float(np.average(robust.max(1), weights=largest)) if live.any() else 0.0
+
     details = {
         "per_code": per_code.tolist(),
         "best": best.tolist(),
         "dead": int((~live).sum()),
         "smallest_group": min(len(rows) for rows_by_value in groups for rows in rows_by_value),
+        **permuted_null(lambda z: value(*_robustness(z, groups)), codes, seed, always=True),
+        "binned": given.binned,
         "n": len(codes),
     }
-    return Score(float(np.average(robust.max(1), weights=largest)) if live.any() else 0.0, details)
+    return Score(value(robust, largest), details)
 
 
 def udr(
@@ -134,6 +158,9 @@ def udr(
         ``informative`` (codes of each model), ``method``, ``n``, ``n_models``. A model without any
         informative code scores 0.
 
+    Warns:
+        UserWarning: a few rows carry the variance of a code, and ``method`` is "lasso".
+
     References: Duan 2020, https://arxiv.org/abs/1905.12614
 
     Examples:
@@ -155,6 +182,8 @@ def udr(
         )
     live = []
     for i, z in enumerate(models):
+        if method == "lasso":  # ranks know no outlier
+            warn_of_outliers("udr", z, f"codes[{i}], latent")
         mask = np.ptp(z, axis=0) > 0
         if kl is not None:
             mask &= mean_kl("udr", kl[i], z.shape[1]) > INFORMATIVE_KL
@@ -197,6 +226,21 @@ def correlations(codes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 def _rows_by_value(column: np.ndarray) -> list[np.ndarray]:
     """Row numbers of each value, for values numbered from 0."""
     return np.split(np.argsort(column, kind="stable"), np.cumsum(np.bincount(column))[:-1])
+
+
+def _robustness(codes: np.ndarray, groups: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Robustness of each code to all but each factor ``(latent_dim, n_factors)``, largest deviations."""
+    robust = np.zeros((codes.shape[1], len(groups)))
+    largest = np.zeros(codes.shape[1])
+    for block in latent_blocks(codes):
+        z = codes[:, block]
+        # the mean of a constant can differ from it in the last digit; its range cannot
+        deviation = np.abs(z - z.mean(0)).max(0) * (np.ptp(z, axis=0) > 0)
+        for k, rows_by_value in enumerate(groups):
+            within = np.mean([_deviation(z[rows]) for rows in rows_by_value], axis=0)
+            robust[block, k] = 1 - within / np.where(deviation > 0, deviation, np.inf)
+        largest[block] = deviation
+    return robust, largest
 
 
 def _deviation(group: np.ndarray) -> np.ndarray:

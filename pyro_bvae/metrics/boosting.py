@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 EPSILON = float(np.finfo(np.float64).eps)
+TIED = 1e-9
+"""Gains that differ by less than this share of the larger differ by rounding."""
 
 
 class Boosted(NamedTuple):
@@ -15,9 +17,9 @@ class Boosted(NamedTuple):
     importances: np.ndarray
     """Share of the squared error taken away by each column's splits ``(n_columns,)``, sum 1 (0 if none)."""
     train: np.ndarray
-    """Predicted class of each training row ``(n_train,)``."""
+    """Predicted class, or number, of each training row ``(n_train,)``."""
     test: np.ndarray
-    """Predicted class of each test row ``(n_test,)``."""
+    """Predicted class, or number, of each test row ``(n_test,)``."""
 
 
 class _Node(NamedTuple):
@@ -28,22 +30,29 @@ class _Node(NamedTuple):
 
 
 def boost(
-    x: np.ndarray, y: np.ndarray, x_test: np.ndarray, stages: int = 100, depth: int = 3
+    x: np.ndarray,
+    y: np.ndarray,
+    x_test: np.ndarray,
+    stages: int = 100,
+    depth: int = 3,
+    regress: bool = False,
 ) -> Boosted:
-    """Gradient boosting with scikit-learn's defaults for classification (`GradientBoostingClassifier`).
+    """Gradient boosting with scikit-learn's defaults (`GradientBoostingClassifier`, or `...Regressor`).
 
     Each stage fits one least-squares tree a class (one in all, for two classes) to the negative gradient
-    y - p of the log loss, and adds a tenth of each leaf's Newton step. Splits are the exact best ones.
-    The importances are scikit-learn's, but for splits of equal gain (here the first, there a random one)
-    and for values closer than 1e-7 (here told apart): 5 to 10 times faster, because columns are sorted
-    once and not again in each node of each tree.
+    y - p of the log loss, and adds a tenth of each leaf's Newton step; for numbers one tree to the
+    residuals, and a tenth of each leaf's mean. Splits are the exact best ones. Columns that tie for a
+    split share its gain, where scikit-learn gives it to one of them at random: the importances are
+    scikit-learn's in the mean over its seeds, except that values closer than 1e-7 are told apart here. 5 to
+    10 times faster, because columns are sorted once and not again in each node of each tree.
 
     Args:
         x: columns to split ``(n_train, n_columns)``.
-        y: class of each row, integers ``(n_train,)``.
+        y: class of each row, integers ``(n_train,)``, or numbers where ``regress``.
         x_test: rows to predict ``(n_test, n_columns)``.
         stages: trees a class.
         depth: splits between the root and a leaf.
+        regress: predict numbers.
 
     References:
         Friedman 2001, Greedy function approximation, https://doi.org/10.1214/aos/1013203451
@@ -53,38 +62,48 @@ def boost(
         >>> boost(x, np.repeat([0, 1], 4), x).test
         array([0, 0, 0, 0, 1, 1, 1, 1])
     """
-    classes, y = np.unique(y, return_inverse=True)
+    classes = np.unique(y)
     if len(classes) == 1:
         same = classes[np.zeros(len(x) + len(x_test), dtype=np.int64)]
         return Boosted(np.zeros(x.shape[1]), same[: len(x)], same[len(x) :])
+    target, score, newton = _start(y, classes, regress)
     x = np.ascontiguousarray(x.T)
     order = np.argsort(x, axis=1, kind="stable")
     in_order = np.take_along_axis(x, order, 1)
     ties = bool((in_order[:, 1:] == in_order[:, :-1]).any())
-    prior = np.log(np.bincount(y) / len(y))
-    if len(classes) == 2:
-        prior, hot = prior[1:] - prior[:1], y[None] == 1
-    else:
-        hot = y == np.arange(len(classes))[:, None]
-    score = np.repeat(prior[:, None], len(y), 1)  # (trees, n_train)
-    score_test = np.repeat(prior[:, None], len(x_test), 1)
-    newton = 0.1 * (1 if len(classes) == 2 else 1 - 1 / len(classes))
+    score_test = np.repeat(score[:, None], x_test.shape[0], 1)  # (trees, n_test)
+    score = np.repeat(score[:, None], len(y), 1)  # (trees, n_train)
     gains = np.zeros(len(x))
     x_test = np.ascontiguousarray(x_test.T)
     for _ in range(stages):
-        for k, gradient in enumerate(hot - _probabilities(score)):
+        for k, gradient in enumerate(target - (score if regress else _probabilities(score))):
             root = _Node(order, gradient.take(order, mode="clip"))
             leaves = _grow(root, np.arange(x_test.shape[1]), x, x_test, ties, depth, gains)
             for rows, rows_test in leaves:
                 g = gradient[rows]
-                curvature = (np.abs(g) * (1 - np.abs(g))).sum()  # p (1 - p), whatever y is
+                # p (1 - p), whatever y is
+                curvature = len(g) if regress else (np.abs(g) * (1 - np.abs(g))).sum()
                 step = newton * g.sum() / curvature if curvature > 1e-150 else 0.0
                 score[k, rows] += step
                 score_test[k, rows_test] += step
     total = gains.sum()
-    return Boosted(
-        gains / total if total > 0 else gains, classes[_best(score)], classes[_best(score_test)]
-    )
+    importances = gains / total if total > 0 else gains
+    if regress:
+        return Boosted(importances, score[0], score_test[0])
+    return Boosted(importances, classes[_best(score)], classes[_best(score_test)])
+
+
+def _start(
+    y: np.ndarray, classes: np.ndarray, regress: bool
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Target ``(trees, n_train)``, first score ``(trees,)`` and factor of a Newton step."""
+    if regress:
+        return y[None], y.mean(keepdims=True), 0.1
+    hot = y == classes[:, None]
+    prior = np.log(hot.mean(1))
+    if len(classes) == 2:
+        return hot[1:], prior[1:] - prior[:1], 0.1
+    return hot, prior, 0.1 * (1 - 1 / len(classes))
 
 
 def _probabilities(score: np.ndarray) -> np.ndarray:
@@ -111,8 +130,8 @@ def _grow(
     split = _split(node, x if ties else None) if depth else None
     if split is None:
         return [(node.order[0], rows_test)]
-    column, size, gain = split
-    gains[column] += gain
+    column, size, gain, tied = split
+    gains[tied] += gain / tied.sum()
     rows = node.order[column]
     # Halved before they are added, so that the sum cannot overflow.
     threshold = x[column, rows[size - 1]] / 2 + x[column, rows[size]] / 2
@@ -141,9 +160,10 @@ def _part(node: _Node, kept: np.ndarray) -> _Node:
     )
 
 
-def _split(node: _Node, x: np.ndarray | None) -> tuple[int, int, float] | None:
+def _split(node: _Node, x: np.ndarray | None) -> tuple[int, int, float, np.ndarray] | None:
     """Column, rows on the left and gain of the split that takes away most squared error; None: a leaf.
 
+    Last, which columns have a split of this gain ``(n_columns,)``.
     ``x`` is given where values may be tied: there is no split between equal values.
     """
     m = node.order.shape[1]
@@ -162,8 +182,9 @@ def _split(node: _Node, x: np.ndarray | None) -> tuple[int, int, float] | None:
     if x is not None:
         value = np.take_along_axis(x, node.order, 1)
         gain[value[:, 1:] == value[:, :-1]] = -1.0
-    best = int(gain.argmax())
-    column, position = divmod(best, m - 1)
-    if gain[column, position] < 0:
+    best = gain.max(1)
+    column = int(best.argmax())
+    if best[column] < 0:
         return None
-    return column, position + 1, float(gain[column, position])
+    tied = best >= best[column] * (1 - TIED)
+    return column, int(gain[column].argmax()) + 1, float(best[column]), tied

@@ -1,9 +1,10 @@
-"""The boundary of every metric: codes and factors checked once, codes standardised at any scale."""
+"""The boundary of every metric: codes checked once, and standardised at any scale."""
 
 from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ LARGEST = 1e50
 """Larger codes are refused: solvers take their fourth powers, and do not end where those overflow."""
 # numbers of one block of latents: raw pixels as codes would fill the memory at once
 _BLOCK = 1 << 21
+MIN_ROWS = 20
+"""With fewer rows an outlier cannot be told from the others."""
 
 
 def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
@@ -45,7 +48,7 @@ def check_codes(metric: str, codes: np.ndarray, what: str = "codes") -> np.ndarr
         TypeError: they are no real numbers.
         ValueError: another shape, no row, or a value that is not finite or above `LARGEST` in size.
     """
-    codes = np.asarray(codes)
+    codes = unmasked(metric, what, codes)
     if codes.dtype.kind not in "fiu":
         raise TypeError(
             f"{metric}: {what} must be real numbers; got dtype {codes.dtype}. Convert them to floats."
@@ -70,40 +73,56 @@ def check_codes(metric: str, codes: np.ndarray, what: str = "codes") -> np.ndarr
     return codes
 
 
-def check_pair(
-    metric: str, codes: np.ndarray, factors: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Codes as float64 ``(n, latent_dim)``, factors as int64 ``(n, n_factors)``, classes from 0.
-
-    Classes are numbered by first appearance, so that no metric depends on the values' names, not even
-    through the order in which a seed draws them. Where their order counts, use the factors themselves.
+def unmasked(metric: str, what: str, values: np.ndarray) -> np.ndarray:
+    """The values as an array.
 
     Raises:
-        TypeError: codes are no numbers, or factors no integers.
-        ValueError: shapes that do not fit, values that are not finite, a factor with one value.
+        ValueError: some are masked, which numpy.asarray would forget.
     """
-    codes = check_codes(metric, codes)
-    factors = np.asarray(factors)
-    if factors.dtype.kind not in "iu":
-        raise TypeError(
-            f"{metric}: factors must be integer classes; got dtype {factors.dtype}. Number the values "
-            "of each column, for example with numpy.unique(column, return_inverse=True)[1]."
-        )
-    if factors.ndim != 2 or len(factors) != len(codes) or not factors.shape[1]:
+    if np.ma.is_masked(values):
         raise ValueError(
-            f"{metric}: factors must have shape ({len(codes)}, n_factors), a row for each code; got "
-            f"{factors.shape}. Give a column for each factor."
+            f"{metric}: {what} must have no masked values; got {int(np.ma.count_masked(values))}. Drop "
+            "those rows."
         )
-    numbered = np.empty(factors.shape, dtype=np.int64)
-    for k, column in enumerate(factors.T):
-        values, first, inverse = np.unique(column, return_index=True, return_inverse=True)
-        if len(values) < 2:
-            raise ValueError(
-                f"{metric}: each factor must take at least 2 values; factor {k} is always {values[0]}. "
-                "Leave that column out."
-            )
-        numbered[:, k] = np.argsort(np.argsort(first))[inverse]
-    return codes, numbered
+    return np.asarray(values)
+
+
+def warn_of_outliers(
+    metric: str, codes: np.ndarray, what: str = "code", among: Sequence[int] | None = None
+) -> None:
+    """Warn where a few rows carry the variance of a column: what is divided by it is about those rows.
+
+    With d the distances from the mean, (sum d^2)^2 / sum d^4 rows carry it in effect: n / 3 of a Normal,
+    1 of a single outlier. Fewer than n / 300, or than 2, are worth the warning.
+
+    Args:
+        metric, what: words of the warning.
+        codes: ``(n, columns)``.
+        among: columns to look at, by default all.
+    """
+    n, known = len(codes), range(codes.shape[1]) if among is None else among
+    codes = codes if among is None else codes[:, among]
+    least = max(2.0, n / 300)
+    if n < MIN_ROWS:
+        return
+    for block in latent_blocks(codes):
+        z = codes[:, block]
+        d = z - z.mean(0)
+        width = np.maximum(d.max(0), -d.min(0))
+        # sum d^4 is at most width^2 sum d^2, so that most columns need no fourth power
+        for j in np.flatnonzero(np.einsum("nd,nd->d", d, d) <= least * width**2):
+            # a power of a share neither under- nor overflows; a constant's deviations are rounding
+            square = (d[:, j] / width[j]) ** 2 if np.ptp(z[:, j]) > 0 else np.ones(n)
+            rows = square.sum() ** 2 / (square @ square)
+            if rows < least:
+                warnings.warn(
+                    f"{metric}: {max(1, round(rows))} of {n} rows carry the variance of {what} "
+                    f"{known[block.start + j]}, which reaches from {z[:, j].min():.3g} to {z[:, j].max():.3g}: "
+                    "the score is about these rows. Drop or clip them if they are outliers.",
+                    UserWarning,
+                    stacklevel=3,
+                )
+                return
 
 
 def spread(codes: np.ndarray, ddof: int = 0) -> np.ndarray:

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from .checks import check_codes, check_pair
+from .checks import check_codes
+from .factors import check_pair
 from .information import factor_entropies
 from .score import Score
 
@@ -32,17 +33,19 @@ def mig_chen(
     Args:
         loc: posterior means ``(n, latent_dim)``.
         scale: posterior standard deviations, positive, the same shape.
-        factors: integer classes ``(n, n_factors)``.
+        factors: classes ``(n, n_factors)``; real numbers are cut in 20 bins of equal width.
         n_samples: rows that give a sample, at most n.
         seed: of the rows and of the noise.
 
     Returns:
         Score: at most 1, can fall below 0 by no more than noise; details ``per_factor``, ``best``,
-        ``entropies`` (nats), ``standard_error`` (of the value, from sampling), ``n_samples``, ``n``.
+        ``entropies`` (nats), ``standard_error`` (of the value, from sampling), ``binned``
+        (factors cut in bins), ``n_samples``, ``n``.
 
     References: Chen 2018, appendix C, https://arxiv.org/abs/1802.04942
     """
-    loc, numbered = check_pair("mig_chen", loc, factors)
+    loc, known = check_pair("mig_chen", loc, factors)
+    numbered = known.classes
     scale = check_codes("mig_chen", scale, "scale")
     if scale.shape != loc.shape or not (scale > 0).all():
         raise ValueError(
@@ -73,6 +76,7 @@ def mig_chen(
         "best": order[0].tolist(),
         "entropies": entropies.tolist(),
         "standard_error": float((gap / entropies).mean(1).std(ddof=1) / math.sqrt(len(rows))),
+        "binned": known.binned,
         "n_samples": len(rows),
         "n": len(loc),
     }

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+
+FEW_ROWS = 1000
+"""With fewer rows every score of `METRICS` carries its null."""
+NULL_DRAWS = 3
+"""Permutations of the null of few rows."""
 
 
 def check_size(metric: str, name: str, value: int, least: int) -> None:
@@ -53,6 +59,43 @@ def split_rows(
     return rows[:n_train], rows[n_train : n_train + n_test]
 
 
+def sizes(codes: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, int]:
+    """How many rows there are, and how many were drawn, for ``details``."""
+    return {"n": len(codes), "n_train": len(train), "n_test": len(test), "seed": seed}
+
+
+def permuted_null(
+    score: Callable[[np.ndarray], float | list[float]],
+    codes: np.ndarray,
+    seed: int,
+    always: bool = False,
+    draws: int = NULL_DRAWS,
+    names: tuple[str, ...] = ("null",),
+) -> dict[str, float]:
+    """What ``score`` makes of codes that know nothing: its mean over permutations of their rows.
+
+    Codes and factors keep their distributions, and lose what they have to do with each other.
+
+    Args:
+        score: of codes ``(n, latent_dim)``: a value, or one for each of ``names``.
+        codes: ``(n, latent_dim)``.
+        seed: draws the permutations.
+        always: also where the rows are many; one permutation is then enough.
+        draws: permutations where they are few.
+        names: keys of the result.
+
+    Returns:
+        The means by name; empty where the rows are not few, unless ``always``.
+    """
+    few = len(codes) < FEW_ROWS
+    if not few and not always:
+        return {}
+    rng = np.random.default_rng((seed, len(codes)))
+    orders = [rng.permutation(len(codes)) for _ in range(draws if few else 1)]
+    values = [np.atleast_1d(score(codes[order])) for order in orders]
+    return dict(zip(names, np.mean(values, axis=0).tolist(), strict=True))
+
+
 class SharedValue(NamedTuple):
     """The rows of one factor, sorted by its value: those that share a value are a slice."""
 
@@ -83,24 +126,34 @@ class SharedValue(NamedTuple):
         return self.rows.take(first), self.rows.take(second)
 
 
-def shared_values(metric: str, factors: np.ndarray) -> list[SharedValue]:
+def shared_values(
+    metric: str, factors: np.ndarray, rows: np.ndarray | None = None, purpose: str = ""
+) -> list[SharedValue]:
     """One `SharedValue` for each factor ``(n, n_factors)``, its values numbered from 0.
+
+    Args:
+        metric: begins the errors.
+        factors: classes.
+        rows: the rows to draw from, by default all.
+        purpose: what these rows are for, in the error.
 
     Raises:
         ValueError: a factor with another value in every row.
     """
+    part = np.arange(len(factors)) if rows is None else rows
     found = []
     for k, factor in enumerate(factors.T):
-        size = np.bincount(factor)
-        rows = np.argsort(factor, kind="stable")
-        rows = rows[size[factor[rows]] > 1]
-        if not len(rows):
+        of_part = factor[part]
+        size = np.bincount(of_part, minlength=factor.max() + 1)
+        order = np.argsort(of_part, kind="stable")
+        order = order[size[of_part[order]] > 1]
+        if not len(order):
             raise ValueError(
-                f"{metric}: some rows must share each factor's value; factor {k} has {len(factor)} "
-                f"values in {len(factor)} rows. Leave that column out, or give more rows."
+                f"{metric}: some rows must share each factor's value; factor {k} has {len(part)} "
+                f"values in {len(part)} rows{purpose}. Leave that column out, cut it in bins, or give more "
+                "rows."
             )
         counted = np.where(size > 1, size, 0)
-        found.append(
-            SharedValue(np.ascontiguousarray(factor), rows, np.cumsum(counted) - counted, size)
-        )
+        start = np.cumsum(counted) - counted
+        found.append(SharedValue(np.ascontiguousarray(factor), part[order], start, size))
     return found

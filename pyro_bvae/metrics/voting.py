@@ -8,8 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from .checks import check_pair, spread
-from .sampling import SharedValue, check_size, own_order, shared_values
+from .checks import spread, warn_of_outliers
+from .factors import check_pair
+from .sampling import (
+    SharedValue,
+    check_size,
+    own_order,
+    permuted_null,
+    shared_values,
+    split_rows,
+)
 from .score import Score
 
 ROWS_A_DRAW = 2**18
@@ -33,8 +41,9 @@ def beta_vae_score(
 
     For each point draw a factor k uniformly and ``n_pairs`` pairs of different rows that agree on k (on the
     value of a random row); its features are the mean over pairs of ``|z1 - z2|``, one a latent, its label
-    is k. The value is a classifier's accuracy on points it has not seen, in [0, 1], higher is better;
-    codes that tell nothing, and dead ones, score about 1 / n_factors, one factor alone scores 1.
+    is k. The value is a classifier's accuracy on points of rows it has not seen (a random third of the
+    rows, the training points are of the others), in [0, 1], higher is better; codes that tell nothing,
+    and dead ones, score about 1 / n_factors, one factor alone scores 1.
     It does not ask for one latent a factor: two latents turned by 30 degrees still score 1.
 
     Unchanged by the order and the signs of the latents and by the names of factor values. Not by their
@@ -42,7 +51,7 @@ def beta_vae_score(
 
     Args:
         codes: ``(n, latent_dim)``, posterior means unless you say otherwise.
-        factors: integer classes ``(n, n_factors)``.
+        factors: classes ``(n, n_factors)``; real numbers are cut in 20 bins of equal width.
         n_train: points the classifier is fitted on.
         n_eval: points of the accuracy.
         n_pairs: pairs a point.
@@ -52,10 +61,14 @@ def beta_vae_score(
 
     Returns:
         Score: details ``train_accuracy``, ``factor_accuracy`` (evaluation points of each factor; None
-        where none was drawn), ``chance`` and the arguments.
+        where none was drawn), ``chance``, ``null`` (the value of permuted rows, below 1,000 rows),
+        ``binned`` (factors cut in bins) and the arguments.
 
     Raises:
         ValueError: a size below 1, an unknown pool or classifier, a factor no two rows share.
+
+    Warns:
+        UserWarning: a few rows carry the variance of a code.
 
     References:
         Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl; defaults of Locatello et al. 2019,
@@ -67,30 +80,34 @@ def beta_vae_score(
         1.0
     """
     name = "beta_vae_score"
-    codes, factors = check_pair(name, codes, factors)
+    codes, given = check_pair(name, codes, factors)
     for argument, size in (("n_train", n_train), ("n_eval", n_eval), ("n_pairs", n_pairs)):
         check_size(name, argument, size, 1)
     _check_choice(name, "pool", pool, ("mean", "sum"))
     _check_choice(name, "classifier", classifier, ("logistic", "linear-svm"))
-    groups = shared_values(name, factors)
-    rng = np.random.default_rng(seed)
-    order, _ = own_order(codes)
+    warn_of_outliers(name, codes)
+    parts = _disjoint(name, given.classes, seed, held_out=True)
 
-    def points(size: int) -> tuple[np.ndarray, np.ndarray]:
-        labels = np.sort(rng.integers(len(groups), size=size))
-        features = _differences(codes, order, groups, labels, n_pairs, rng)
-        return features * n_pairs if pool == "sum" else features, labels
+    def measure(codes: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Whether each training point and each evaluation point is named rightly, and the latter's labels."""
+        rng = np.random.default_rng(seed)
+        order, _ = own_order(codes)
+        points = []
+        for groups, size in zip(parts, (n_train, n_eval), strict=True):
+            labels = np.sort(rng.integers(len(groups), size=size))
+            features = _differences(codes, order, groups, labels, n_pairs, rng)
+            points.append((features * n_pairs if pool == "sum" else features, labels))
+        predict = _linear(classifier, *points[0])
+        return *(predict(features) == labels for features, labels in points), points[1][1]
 
-    train, train_labels = points(n_train)
-    predict = _linear(classifier, train, train_labels)
-    hit_train = predict(train) == train_labels
-    del train
-    test, test_labels = points(n_eval)
-    hit = predict(test) == test_labels
+    hit_train, hit, labels = measure(codes)
+    n_factors = given.classes.shape[1]
     details: dict[str, Any] = {
         "train_accuracy": float(hit_train.mean()),
-        "factor_accuracy": _per_factor(hit, test_labels, len(groups)),
-        "chance": 1 / len(groups),
+        "factor_accuracy": _per_factor(hit, labels, n_factors),
+        "chance": 1 / n_factors,
+        **permuted_null(lambda z: float(measure(z)[1].mean()), codes, seed),
+        "binned": given.binned,
         "n": len(codes),
         "n_train": n_train,
         "n_eval": n_eval,
@@ -117,8 +134,9 @@ def factor_vae_score(
 
     A vote draws a factor k uniformly and ``n_rows`` rows that share k's value (that of a random row), and goes
     to the latent argmin_j Var_rows(z_j) / Var(z_j). Each latent is given the factor it most often voted
-    for in the training votes; the value is the share of held-out votes that this names rightly, in
-    [0, 1], higher is better. Codes that tell nothing score about 1 / n_factors; no live code scores 0.
+    for in the training votes; the value is the share of held-out votes that this names rightly (votes
+    of a random third of the rows, the training votes are of the others), in [0, 1], higher is better.
+    Codes that tell nothing score about 1 / n_factors; no live code scores 0.
 
     Unchanged by the order and the signs of the latents and by the names of factor values. Not by their
     scale: latents with a standard deviation below ``min_std`` are dropped. A latent that is dropped
@@ -130,7 +148,7 @@ def factor_vae_score(
 
     Args:
         codes: ``(n, latent_dim)``, posterior means unless you say otherwise.
-        factors: integer classes ``(n, n_factors)``.
+        factors: classes ``(n, n_factors)``; real numbers are cut in 20 bins of equal width.
         n_train: votes for the map from latents to factors.
         n_eval: held-out votes; 0 scores the training votes.
         n_rows: rows a vote, drawn with replacement.
@@ -141,13 +159,15 @@ def factor_vae_score(
     Returns:
         Score: details ``train_accuracy``, ``held_out`` (False: the value is that in-sample accuracy),
         ``factor_accuracy`` (None where no vote was drawn), ``votes`` (training votes, latents x factors),
-        ``dead`` (latents dropped), ``chance`` and the arguments.
+        ``dead`` (latents dropped), ``chance``, ``null`` (the value of permuted rows, below 1,000 rows),
+        ``binned`` (factors cut in bins) and the arguments.
 
     Raises:
         ValueError: a size too small, a negative ``min_std``, a factor no two rows share.
 
     Warns:
-        UserWarning: every code is below ``min_std``.
+        UserWarning: every code is below ``min_std``, or a few rows carry the variance of a code, so that
+            it takes every vote without them.
 
     References:
         Kim and Mnih 2018, https://arxiv.org/abs/1802.05983; Mathieu et al. 2019,
@@ -159,15 +179,32 @@ def factor_vae_score(
         1.0
     """
     name = "factor_vae_score"
-    codes, factors = check_pair(name, codes, factors)
+    codes, given = check_pair(name, codes, factors)
     sizes = {"n_train": n_train, "n_eval": n_eval, "n_rows": n_rows, "n_variance": n_variance}
     for (argument, size), least in zip(sizes.items(), (1, 0, 2, 2), strict=True):
         check_size(name, argument, size, least)
     if not min_std >= 0:
         raise ValueError(f"{name}: min_std must be at least 0; got {min_std}. Use 0 to drop none.")
-    groups = shared_values(name, factors)
-    rng = np.random.default_rng(seed)
-    table, live = _standardised(codes, n_variance, min_std, rng)
+    n, n_factors = given.classes.shape
+    parts = _disjoint(name, given.classes, seed, held_out=n_eval > 0)
+
+    def measure(codes: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Live latents, training votes, whether these and the scored votes are right, labels of the latter."""
+        rng = np.random.default_rng(seed)
+        table, live = _standardised(codes, n_variance, min_std, rng)
+        labels = rng.integers(n_factors, size=n_train)
+        winners = _votes(table, live, parts[0], labels, n_rows, rng)
+        votes = np.zeros((codes.shape[1] + 1, n_factors), dtype=np.int64)
+        np.add.at(votes, (winners, labels), 1)
+        named = np.where(votes.any(1), votes.argmax(1), -1)  # without a training vote: no factor
+        named[-1] = -1  # where no latent lives
+        hit = in_sample = named[winners] == labels
+        if n_eval:
+            labels = rng.integers(n_factors, size=n_eval)
+            hit = named[_votes(table, live, parts[1], labels, n_rows, rng)] == labels
+        return live, votes[:-1], in_sample, hit, labels
+
+    live, votes, in_sample, hit, labels = measure(codes)
     if not len(live):
         warnings.warn(
             f"{name}: no code has a standard deviation of at least {min_std:g}, so no vote counts; scale "
@@ -175,30 +212,39 @@ def factor_vae_score(
             UserWarning,
             stacklevel=2,
         )
-    labels = rng.integers(len(groups), size=n_train)
-    winners = _votes(table, live, groups, labels, n_rows, rng)
-    votes = np.zeros((codes.shape[1] + 1, len(groups)), dtype=np.int64)
-    np.add.at(votes, (winners, labels), 1)
-    named = np.where(votes.any(1), votes.argmax(1), -1)  # without a training vote: no factor
-    named[-1] = -1  # where no latent lives
-    hit = in_sample = named[winners] == labels
-    if n_eval:
-        labels = rng.integers(len(groups), size=n_eval)
-        hit = named[_votes(table, live, groups, labels, n_rows, rng)] == labels
+    warn_of_outliers(name, codes, among=live.tolist())
     details: dict[str, Any] = {
         "train_accuracy": float(in_sample.mean()),
         "held_out": n_eval > 0,
-        "factor_accuracy": _per_factor(hit, labels, len(groups)),
-        "votes": votes[:-1].tolist(),
+        "factor_accuracy": _per_factor(hit, labels, n_factors),
+        "votes": votes.tolist(),
         "dead": np.setdiff1d(np.arange(codes.shape[1]), live).tolist(),
-        "chance": 1 / len(groups),
-        "n": len(codes),
+        "chance": 1 / n_factors,
+        **permuted_null(lambda z: float(measure(z)[3].mean()), codes, seed),
+        "binned": given.binned,
+        "n": n,
         **sizes,
-        "n_variance": min(n_variance, len(codes)),
+        "n_variance": min(n_variance, n),
         "min_std": min_std,
         "seed": seed,
     }
     return Score(float(hit.mean()), details)
+
+
+def _disjoint(
+    metric: str, classes: np.ndarray, seed: int, held_out: bool
+) -> list[list[SharedValue]]:
+    """Groups of two thirds of the rows, to train on, and of the others; of all rows unless ``held_out``."""
+    if not held_out:
+        return [shared_values(metric, classes)]
+    n = len(classes)
+    n_train = n * 2 // 3
+    # another stream than that of the points
+    rows = split_rows(metric, n, n_train, n - n_train, np.random.default_rng((seed, 1)))
+    return [
+        shared_values(metric, classes, np.sort(part), purpose)
+        for part, purpose in zip(rows, (" to train on", " to evaluate on"), strict=True)
+    ]
 
 
 def _check_choice(metric: str, name: str, value: str, choices: tuple[str, ...]) -> None:
