@@ -23,10 +23,11 @@ MAX_LINES = 400
 # (its version). An import inside a function counts; one under TYPE_CHECKING does not.
 MAY_IMPORT = {
     # leaves
-    "schedules": (),
+    "precision": (),
+    "schedules": ("precision",),
     "pairloop": (),
-    "pairwise": ("pairloop",),
-    "divergences": ("pairwise",),
+    "pairwise": ("pairloop", "precision"),
+    "divergences": ("pairwise", "precision"),
     "likelihoods": (),
     "networks": (),
     "priors": (),
@@ -40,7 +41,7 @@ MAY_IMPORT = {
     "optim": (),
     "noise": (),
     "distributed": ("vae",),
-    "tally": ("terms",),
+    "tally": ("precision", "terms"),
     "training": (
         "datasets", "distributed", "elbo", "noise", "optim", "schedules", "svi", "tally", "terms", "vae",
     ),
@@ -54,7 +55,7 @@ MAY_IMPORT = {
     ),
     # reading
     "metrics": (),
-    "evaluation": ("datasets", "divergences", "metrics", "pairwise", "vae"),
+    "evaluation": ("datasets", "divergences", "metrics", "pairwise", "precision", "vae"),
     "plots": (),
     "traversal": ("vae",),
     "figures": (
