@@ -17,7 +17,8 @@ def echo_table(metrics: dict[str, Any]) -> None:
         counted = row.key in ("components_used", "active_units")
         whole = counted and float(row.value).is_integer()  # no mean over seeds
         value = f"{row.value:5.0f}    " if whole else f"{row.value:9.3f}"
-        error = "" if row.se is None else f" +- {row.se:.3f}"
+        small = row.se is not None and 0 < row.se < 0.0005  # +- 0.000 would be exact
+        error = "" if row.se is None else " +- <0.001" if small else f" +- {row.se:.3f}"
         note = f"  {row.note}" if whole else f"  ({row.note})"
         click.echo(f"  {row.label:<{width}} {value}{error}{note if row.note else ''}")
     if metrics.get("factors_left_out"):

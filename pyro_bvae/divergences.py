@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from . import pairwise
+from .precision import widest
 
 Divergence = Callable[[TorchDistributionMixin, TorchDistributionMixin, Tensor], Tensor]
 
@@ -111,7 +113,7 @@ def total_correlation(
             f"Normal(loc, scale).to_event(1); got {type(q_z).__name__}. Use exclusive-kl or mmd."
         )
     own = _own_weight(q_z.batch_shape[0], estimator, dataset_size)
-    if isinstance(base, torch.distributions.Normal):
+    if _has_blocks(base):
         of = (z, base.loc, base.scale, own)
         joint, marginals = (pairwise.mean_log_mixture(*of, per_dim) for per_dim in (False, True))
         return (joint - marginals).to(z.dtype)
@@ -181,18 +183,23 @@ def mean_log_mixture(q_z: TorchDistributionMixin, z: Tensor, own: float | None =
 
     Args:
         q_z: posteriors, batch_shape ``(B,)``. Diagonal Normals are visited in blocks with an analytic
-            gradient, in O(B D) memory; others in O(n B D).
+            gradient, in O(B D) memory; others, and all on a device without float64, in O(n B D).
         z: ``(n, latent_dim)``.
         own: w_ii, 1/B by default; the others of row i share the rest equally.
 
     Returns:
         Tensor ``()``.
     """
-    base = getattr(q_z, "base_dist", None)
-    if isinstance(base, torch.distributions.Normal) and len(q_z.event_shape) == 1:
+    base: Any = getattr(q_z, "base_dist", None)
+    if _has_blocks(base) and len(q_z.event_shape) == 1:
         return pairwise.mean_log_mixture(z, base.loc, base.scale, own).to(z.dtype)
     log_q = q_z.log_prob(z.unsqueeze(1))
     return torch.logsumexp(log_q + _log_weights(log_q, own), 1).mean()
+
+
+def _has_blocks(base: Any) -> bool:
+    """Whether `pairwise.mean_log_mixture` serves: float32 is too narrow for its expanded squares."""
+    return isinstance(base, torch.distributions.Normal) and widest(base.loc.device) is torch.float64
 
 
 def _own_weight(batch: int, estimator: str, dataset_size: int | None) -> float | None:

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .pairloop import row_sums
+from .precision import widest
 
 UNDERFLOW = -60.0  # exp of less is negligible beside 1, and below -87 fifty times slower on a CPU
 _BLOCK = 1 << 16  # pairs in a block: a few such tensors stay in a CPU's second-level cache
@@ -62,7 +63,7 @@ def mmd(x: Tensor, y: Tensor, widths: tuple[float, ...], per_dim: bool = False) 
         per_dim: the sum over d of this for coordinate d alone.
 
     Returns:
-        Tensor ``()``, float64; kernels, and per dimension the gradients, are in the dtype of x.
+        Tensor ``()``, of the `widest` dtype; kernels, and per dimension the gradients, are in the dtype of x.
     """
 
     def compute(*inputs: Tensor, want: list[bool]) -> tuple[Tensor, ...]:
@@ -118,7 +119,7 @@ def _opaque(
 
 def _outputs(inputs: tuple[Tensor, ...], want: list[bool]) -> tuple[Tensor, ...]:
     """Room for a value, and for a gradient of each input; none where it is not wanted."""
-    value = inputs[0].new_zeros((), dtype=torch.float64)
+    value = inputs[0].new_zeros((), dtype=widest(inputs[0].device))
     gradients = (t.new_zeros(t.shape if w else (0,)) for t, w in zip(inputs, want, strict=True))
     return value, *gradients
 
@@ -228,7 +229,7 @@ def _u_statistic(
 def _joint_pairs(
     x: Tensor, y: Tensor | None, widths: list[float], want: list[bool]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """sum_ij k(x_i, y_j), or of x over i != j, and its gradients: those and the squares in float64."""
+    """sum_ij k(x_i, y_j), or of x over i != j, and its gradients: those and the squares `widest`."""
     dim, a = x.shape[1], _with_square(x)
     b = a if y is None else _with_square(y)
     # (-2 b, |b|^2, 1) . (a, 1, |a|^2) = |a - b|^2
@@ -242,7 +243,7 @@ def _joint_pairs(
         total.add_(value, alpha=2 if twice else 1)
         if slope is None:
             continue
-        slope = slope.double()  # the same on both sides of the difference below
+        slope = slope.to(a.dtype)  # the same on both sides of the difference below
         if want[0]:
             pull_x[rows].addmm_(slope, b[columns, :-1])
         if want[1] or (want[0] and twice):
@@ -258,10 +259,10 @@ def _joint_pairs(
 
 
 def _with_square(x: Tensor) -> Tensor:
-    """(x, 1, |x|^2) in float64."""
-    x64 = x.double()
-    square = x64.square().sum(1, keepdim=True)
-    return torch.cat([x64, torch.ones_like(square), square], 1)
+    """(x, 1, |x|^2) in the `widest` dtype."""
+    wide = x.to(widest(x.device))
+    square = wide.square().sum(1, keepdim=True)
+    return torch.cat([wide, torch.ones_like(square), square], 1)
 
 
 def _per_dim_pairs(
@@ -270,7 +271,7 @@ def _per_dim_pairs(
     """sum_d sum_ij k(x_id, y_jd), or of x over i != j, and its gradients."""
     a = x.T.contiguous()
     b = a if y is None else y.T.contiguous()
-    total = x.new_zeros((), dtype=torch.float64)
+    total = x.new_zeros((), dtype=widest(x.device))
     by_x = torch.zeros_like(a)
     by_y = by_x if y is None else torch.zeros_like(b)
     side = max(1, math.isqrt(_block(a)) // 2)
@@ -311,7 +312,7 @@ def _tiles(n: int, m: int, side: int, within: bool) -> Iterator[tuple[slice, sli
 
 
 def _kernels(square: Tensor, widths: list[float], want_slope: bool) -> tuple[Tensor, Tensor | None]:
-    """Sum of f(square) = sum_c c/(c + square) in float64 ``()``, and f' of each entry."""
+    """Sum of f(square) = sum_c c/(c + square) in the `widest` dtype ``()``, and f' of each entry."""
     inverse, value = torch.empty_like(square), torch.zeros_like(square)
     slope = torch.zeros_like(square) if want_slope else None
     for c in widths:
@@ -319,7 +320,8 @@ def _kernels(square: Tensor, widths: list[float], want_slope: bool) -> tuple[Ten
         value.add_(inverse, alpha=c)
         if slope is not None:
             slope.addcmul_(inverse, inverse, value=-c)
-    return value.sum().double(), slope  # within a block float32 adds pairwise, to 1e-7
+    # within a block float32 adds pairwise, to 1e-7
+    return value.sum().to(widest(value.device)), slope
 
 
 def _compiled_pairs(
@@ -333,7 +335,7 @@ def _compiled_pairs(
     with torch.no_grad():
         value, by_x = row_sums(tuple(widths), want[0], a, b)
         by_y = row_sums(tuple(widths), True, b, a)[1] if want[1] else None
-    total = value.sum(dtype=torch.float64)
+    total = value.sum(dtype=widest(value.device))
     if y is None:
         total -= float(a.numel() * len(widths))
     factor = 4 if y is None else 2

@@ -14,6 +14,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from .precision import widest
+
 Schedule = Callable[[int], float]
 
 
@@ -85,7 +87,7 @@ class NonNegative:
         held: Tensor | None = instance.__dict__.get("_" + self.name)
         if held is None:
             # float64 keeps what was typed (.1 stays .1); a 0-dim tensor does not promote a batch.
-            instance.__dict__["_" + self.name] = torch.tensor(number, dtype=torch.float64)
+            instance.__dict__["_" + self.name] = _held(number, torch.device("cpu"))
         elif number != instance.__dict__[self.name]:
             held.fill_(number)
         instance.__dict__[self.name] = number
@@ -106,4 +108,8 @@ def _move_numbers(owners: tuple[object, ...], device: torch.device) -> None:
         for name in dir(type(owner)):
             if isinstance(getattr(type(owner), name, None), NonNegative):
                 held = vars(owner)["_" + name]
-                held.data = held.data.to(device)  # the same tensor: programs hold it
+                held.data = _held(vars(owner)[name], device)  # the same tensor: programs hold it
+
+
+def _held(number: float, device: torch.device) -> Tensor:
+    return torch.tensor(number, dtype=widest(device), device=device)

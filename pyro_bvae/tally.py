@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .precision import widest
 from .terms import TermsELBO
 
 Record = dict[str, float]
@@ -26,8 +27,9 @@ class Tally:
 
     def __init__(self, objective: TermsELBO, device: torch.device) -> None:
         self.objective = objective
-        self.latest = torch.zeros(len(self.names) - 1, dtype=torch.float64, device=device)
-        self.kept = torch.zeros(_FLUSH, len(self.names), dtype=torch.float64, device=device)
+        wide = widest(device)
+        self.latest = torch.zeros(len(self.names) - 1, dtype=wide, device=device)
+        self.kept = torch.zeros(_FLUSH, len(self.names), dtype=wide, device=device)
         # 1 from the first loss that is not finite: Adam then leaves the parameters as they are.
         self.bad = torch.zeros((), dtype=torch.float32, device=device)
         self.steps: list[tuple[int, bool]] = []  # of the rows kept: the step, and whether D was on

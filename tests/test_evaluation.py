@@ -25,6 +25,7 @@ from pyro_bvae.evaluation import (
     evaluate,
     held_out,
     information,
+    measures,
     read_codes,
     score_codes,
 )
@@ -212,7 +213,17 @@ def test_clusters_are_read_off_the_prior():
     assert (out["components"], out["components_used"], out["classes"]) == (3, 2, 2)
     assert out["silhouette"] == 1.0  # codes lie at two points
     assert "purity" not in evaluate(blind(), Data(x, labels))
-    assert "purity" not in evaluate(blind(Mixture(3, locs=locs)), Data(x))
+
+
+def test_components_and_silhouette_need_no_labels():
+    x = np.zeros((8, 3), np.float32)
+    x[:4, 0], x[4:, 0] = 2.0, -2.0
+    locs = torch.tensor([[2.0, 0, 0], [-2.0, 0, 0], [0, 2.0, 0]])
+    out = evaluate(blind(Mixture(3, locs=locs)), Data(x))
+    assert (out["components"], out["components_used"], out["silhouette"]) == (3, 2, 1.0)
+    assert not {"purity", "nmi", "ari", "classes"} & set(out)
+    assert "components_used" in {row.key for row in measures(out)}
+    assert diagnose(out, config())  # it reads purity only where there is one
 
 
 def test_bytes_transform_and_labels_arrive_as_in_training():

@@ -237,6 +237,11 @@ def test_an_error_that_is_not_known_is_not_printed(capsys):
     assert lines(one_row, capsys) == ["  ELBO at beta = 1, below log p(x)   -92.750"]
 
 
+def test_an_error_too_small_to_print_is_not_printed_as_0(capsys):
+    small = {"kl": 0.0012, "kl_se": 0.0002, "kl_estimator": "closed form"}
+    assert lines(small, capsys) == ["  KL(q(z|x) || p(z))  (rate)     0.001 +- <0.001"]
+
+
 def test_nothing_measured_prints_nothing(capsys):
     assert lines({}, capsys) == []
 

@@ -38,6 +38,12 @@ def images(monkeypatch, module, n=60):
     monkeypatch.setattr(f"pyro_bvae.{module}.load_dataset", load)
 
 
+def test_the_spread_of_one_seed_is_not_0_but_unknown():
+    mean_and_error = runpy.run_path(str(EXAMPLES / "spirals.py"))["mean_and_error"]
+    assert mean_and_error(np.array([0.5])).strip() == "0.500"
+    assert mean_and_error(np.array([1.0, 3.0])).split() == ["2.000", "+-1.000"]  # sd sqrt(2), n = 2
+
+
 @pytest.mark.slow
 def test_spirals(tmp_path, monkeypatch, capsys):
     out = tmp_path / "spirals.png"

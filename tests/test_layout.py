@@ -23,10 +23,11 @@ MAX_LINES = 400
 # (its version). An import inside a function counts; one under TYPE_CHECKING does not.
 MAY_IMPORT = {
     # leaves
-    "schedules": (),
+    "precision": (),
+    "schedules": ("precision",),
     "pairloop": (),
-    "pairwise": ("pairloop",),
-    "divergences": ("pairwise",),
+    "pairwise": ("pairloop", "precision"),
+    "divergences": ("pairwise", "precision"),
     "likelihoods": (),
     "networks": (),
     "priors": (),
@@ -43,7 +44,7 @@ MAY_IMPORT = {
     "optim": (),
     "noise": (),
     "distributed": ("vae",),
-    "tally": ("terms",),
+    "tally": ("precision", "terms"),
     "training": (
         "datasets", "distributed", "elbo", "guard", "noise", "optim", "schedules", "svi", "tally", "terms",
         "vae",
@@ -58,7 +59,7 @@ MAY_IMPORT = {
     ),
     # reading
     "metrics": (),
-    "evaluation": ("datasets", "divergences", "guard", "metrics", "pairwise", "vae"),
+    "evaluation": ("datasets", "divergences", "guard", "metrics", "pairwise", "precision", "vae"),
     "plots": (),
     "traversal": ("vae",),
     "figures": (

@@ -1,4 +1,4 @@
-"""dSprites, drawn anew: no download, and a few seconds in place of one.
+"""dSprites, drawn from its rule in seconds: no download is needed.
 
 The 737,280 images of https://github.com/google-deepmind/dsprites-dataset (Matthey et al. 2017) follow a
 rule: a polygon at sub-pixel places, filled without antialiasing. Its measured closeness to genuine

@@ -77,8 +77,8 @@ def evaluate(
         ``kl_per_latent``; ``active_latents``, those above .01 nats, or where the KL does not split with
         posterior means of variance above .01 (``idle_means`` says which), and ``active_units``, their
         number; ``signal_per_latent``, Var(mean) / E(variance); ``hoyer`` and its nulls, where two latents
-        or more move; ``purity``, ``nmi``, ``ari``, ``components_used`` and ``silhouette`` where the prior
-        has components and the data labels; ``n``, ``seed`` and how the KL was found. With
+        or more move; ``components_used`` and ``silhouette`` where the prior has components, with ``purity``,
+        ``nmi`` and ``ari`` where the data have labels; ``n``, ``seed`` and how the KL was found. With
         ``divergence``: see `aggregate_divergence`. By ``measures``: ``log_marginal`` with its K and rows;
         `information` and ``divergences``; ``sharpness`` of reconstructions and of the data; ``scores`` by
         metric name.
@@ -283,16 +283,16 @@ def _latents(vae: VAE, codes: Codes) -> dict[str, Any]:
 
 def _clusters(vae: VAE, codes: Codes, data: Data) -> dict[str, Any]:
     assign = getattr(vae.prior, "assign", None)
-    if data.labels is None or not callable(assign):
+    if not callable(assign):
         return {}
-    score = metrics.cluster_scores(
-        assign(codes.loc).cpu().numpy(), np.asarray(data.labels), codes=codes.loc.cpu().numpy()
-    )
-    out: dict[str, Any] = {"purity": score.value}
-    names = ("nmi", "ari", "components_used", "silhouette")
-    out |= {name: score.details[name] for name in names}
+    assigned = assign(codes.loc).cpu().numpy()
+    labels = assigned if data.labels is None else np.asarray(data.labels)
+    score = metrics.cluster_scores(assigned, labels, codes=codes.loc.cpu().numpy())
+    out: dict[str, Any] = {name: score.details[name] for name in ("components_used", "silhouette")}
     out["components"] = int(getattr(vae.prior, "n_components", 0))
-    out["classes"] = len(np.unique(data.labels))
+    if data.labels is not None:
+        out |= {"purity": score.value, "nmi": score.details["nmi"], "ari": score.details["ari"]}
+        out["classes"] = len(np.unique(labels))
     return out
 
 

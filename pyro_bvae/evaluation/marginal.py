@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..precision import widest
 from ..vae import VAE
 
 _DECODED = 1 << 18  # entries of x decoded at a time: memory depends on neither K nor the rows
@@ -52,9 +53,9 @@ def log_marginal(
 def _bound(vae: VAE, x: Tensor, labels: Tensor | None, n_samples: int) -> Tensor:
     q_z, p_z = vae.q_z(x, labels), vae.p_z()
     at_once = max(1, _DECODED // x.numel())
-    total = x.new_full((len(x),), -math.inf, dtype=torch.float64)
+    total = x.new_full((len(x),), -math.inf, dtype=widest(x.device))
     for start in range(0, n_samples, at_once):
         z = q_z.sample((min(at_once, n_samples - start),))  # (k, batch, latent_dim)
         log_w = vae.log_px_z(x, z, labels) + p_z.log_prob(z) - q_z.log_prob(z)
-        total = torch.logaddexp(total, log_w.double().logsumexp(0))
+        total = torch.logaddexp(total, log_w.to(total.dtype).logsumexp(0))
     return (total - math.log(n_samples)).to(x.dtype)

@@ -35,7 +35,7 @@ def write_figures(
     manifold: two latents. traversals: images, or more than two latents.
     class_means: labels, more than two latents, and a model that is not conditional.
     kl_per_latent: more than two latents, where the history holds their KL at two epochs or more.
-    factor_responses: data with factors. position_maps: those with positions, see `_positions`.
+    factor_responses: data with factors. position_maps: those with factors named posY and posX.
 
     Args:
         folder: made where there is none.
@@ -122,7 +122,8 @@ def _of_z(vae: VAE, train: Data, test: Data, codes: Codes) -> dict[str, Any]:
                 loc, test.factors, factor_names, **shown
             )
         if (places := _positions(test)) is not None:
-            (row, column), said = test.factors[:, places].T, _names(test, places)
+            row, column = test.factors[:, places].T
+            said = (test.factor_names[places[0]], test.factor_names[places[1]])
             figures["position_maps"] = plots.position_maps(loc, row, column, names=said, **shown)
     return figures
 
@@ -155,22 +156,12 @@ def _manifold(vae: VAE, train: Data, label: int | None, known: str) -> Any:
 def _positions(data: Data) -> list[int] | None:
     """Columns of the y and the x position among the factors.
 
-    They are those named posY and posX; where the factors have no names, the last two, if each has
-    eight values or more.
+    They are those named posY and posX. Nothing tells what factors without names are.
     """
-    if data.factors is None:
-        return None
     names = [name.lower() for name in data.factor_names]
     if {"posy", "posx"} <= set(names):
         return [names.index("posy"), names.index("posx")]
-    k = data.factors.shape[1]
-    many = [len(np.unique(column)) >= 8 for column in data.factors.T]
-    return [k - 1, k - 2] if not names and k > 1 and all(many[-2:]) else None
-
-
-def _names(data: Data, columns: list[int]) -> tuple[str, str]:
-    names = data.factor_names or [f"factor {k}" for k in range(max(columns) + 1)]
-    return names[columns[0]], names[columns[1]]
+    return None
 
 
 def _aggregate(vae: VAE, test: Data, codes: Codes) -> Any:

@@ -188,13 +188,11 @@ class SpikeSlab(nn.Module):
                 f"got {spike_weight!r}."
             )
         log_parameter(self, "log_scales", torch.tensor(scales).repeat(latent_dim, 1), learned)
-        logit = torch.logit(torch.tensor(float(spike_weight), dtype=torch.float64)).to(
-            torch.get_default_dtype()
-        )
+        logits = torch.full((latent_dim,), _logit(spike_weight))
         if learned:
-            self.weight_logit = nn.Parameter(logit.repeat(latent_dim))
+            self.weight_logit = nn.Parameter(logits)
         else:
-            self.register_buffer("weight_logit", logit.repeat(latent_dim))
+            self.register_buffer("weight_logit", logits)
 
     def forward(self) -> TorchDistributionMixin:
         log_weights = torch.stack(
@@ -202,3 +200,9 @@ class SpikeSlab(nn.Module):
         )
         scales = self.log_scales.exp()
         return NormalMixture(log_weights, torch.zeros_like(scales), scales).to_event(1)
+
+
+def _logit(p: float) -> float:
+    if p in (0, 1):
+        return math.inf if p else -math.inf
+    return math.log(p) - math.log1p(-p)

@@ -23,8 +23,8 @@ def _default_locs(latent_dim: int, n_components: int) -> Tensor:
             else torch.zeros(1, 1)
         )
     if latent_dim == 2:
-        angles = 2 * math.pi * torch.arange(n_components, dtype=torch.float64) / n_components
-        return torch.stack([angles.cos(), angles.sin()], 1).to(torch.get_default_dtype())
+        angles = [2 * math.pi * k / n_components for k in range(n_components)]
+        return torch.tensor([[math.cos(angle), math.sin(angle)] for angle in angles])
     if n_components > 2 * latent_dim:
         raise ValueError(
             f"Mixture: n_components must be at most 2 * latent_dim = {2 * latent_dim} when locs are "

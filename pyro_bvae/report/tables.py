@@ -34,7 +34,7 @@ _MEANING = {
     "aggregate_kl": "the rest of the rate: how far all codes together are from the prior",
     "total_correlation": "how dependent the latents are; 0 where they are independent",
     "purity": "share of rows whose component belongs to their class; 1 is best",
-    "components_used": "components of the prior that hold any row",
+    "components_used": "components of the prior that hold at least 1 % of the rows",
     "nmi": "agreement of components and classes; 1 is best",
     "ari": "agreement of components and classes, 0 by chance; 1 is best",
     "silhouette": "how far apart the components' codes lie; 1 is best",
