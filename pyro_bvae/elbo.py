@@ -20,6 +20,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from .divergences import Divergence
+from .priors.check import call_prior
 from .schedules import NonNegative
 from .terms import Parts, Sites, TermsELBO
 
@@ -100,7 +101,7 @@ class DecompositionELBO(TermsELBO):
 
     def _prior(self, model_site: Any) -> TorchDistributionMixin:
         if self.prior is not None:
-            return cast(TorchDistributionMixin, self.prior())
+            return call_prior(self.prior)
         if model_site is None or "prior" not in model_site["infer"]:
             raise ValueError(
                 f"DecompositionELBO: the prior of site {self.site!r} must be known unexpanded; the model "
@@ -169,7 +170,7 @@ class CapacityELBO(TermsELBO):
             raise ValueError(
                 "CapacityELBO: reduction 'example' needs a KL in closed form; site "
                 f"{self.monte_carlo_sites[0]!r} has none. Use reduction='batch' (--reduction batch), or "
-                "a Gaussian prior."
+                "a Gaussian prior; sample several latent sites in one order in model and guide."
             )
         excess = (kl.mean() if self.reduction == "batch" else kl) - self.__dict__["_capacity"].to(
             kl.dtype

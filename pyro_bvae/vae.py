@@ -14,8 +14,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor, nn
 
+from .kl import check_support, closed_form
 from .priors.arguments import brief
-from .priors.check import prior_distribution
+from .priors.check import call_prior, prior_distribution
 from .schedules import NonNegative
 
 
@@ -142,7 +143,7 @@ class VAE(nn.Module):
 
     def p_z(self) -> TorchDistributionMixin:
         """The prior, batch_shape ``()``."""
-        return cast(TorchDistributionMixin, self.prior())
+        return call_prior(self.prior)
 
     def q_z(self, x: Tensor, labels: Tensor | None = None) -> TorchDistributionMixin:
         """q(z|x) for ``x (batch, *x_shape)``: batch_shape ``(batch,)``, event_shape ``(latent_dim,)``."""
@@ -239,7 +240,9 @@ class VAE(nn.Module):
                 f"{type(q_z).__name__}, which computes neither. Give its class both properties."
             ) from error
         with _sentence("the prior's forward() fails"):
-            prior_distribution(self.prior, latent_dim)
+            p_z = prior_distribution(self.prior, latent_dim)
+        closed_form(q_z, p_z)  # refuses a density on a circle and one on the line
+        check_support(q_z, p_z)
         with _sentence(f"the decoder cannot take z of {latent_dim + self.n_classes} dimensions"):
             p_x = self.p_x(q_z.sample(), labels)
         if p_x.batch_shape != (len(x),) or p_x.event_shape != x.shape[1:]:

@@ -24,17 +24,18 @@ MAX_LINES = 400
 MAY_IMPORT = {
     # leaves
     "schedules": (),
+    "kl": (),
     "pairloop": (),
     "pairwise": ("pairloop",),
     "divergences": ("pairwise",),
     "likelihoods": (),
     "networks": (),
-    "priors": (),
+    "priors": ("kl",),
     "datasets": (),
     # equations
-    "vae": ("priors", "schedules"),
-    "terms": (),
-    "elbo": ("divergences", "schedules", "terms"),
+    "vae": ("kl", "priors", "schedules"),
+    "terms": ("kl",),
+    "elbo": ("divergences", "priors", "schedules", "terms"),
     # loop
     "svi": (),
     "optim": (),
@@ -54,7 +55,7 @@ MAY_IMPORT = {
     ),
     # reading
     "metrics": (),
-    "evaluation": ("datasets", "divergences", "metrics", "pairwise", "vae"),
+    "evaluation": ("datasets", "divergences", "kl", "metrics", "pairwise", "vae"),
     "plots": (),
     "traversal": ("vae",),
     "figures": (
