@@ -167,10 +167,11 @@ class CapacityELBO(TermsELBO):
         kl = parts.terms.kl
         if self.reduction == "example" and self.monte_carlo_sites:
             # The penalty is convex: the noise of a one-sample KL would count as excess.
+            site = self.monte_carlo_sites[0]
+            other = "one order of latent sites" if site in self._crossed else "a Gaussian prior"
             raise ValueError(
-                "CapacityELBO: reduction 'example' needs a KL in closed form; site "
-                f"{self.monte_carlo_sites[0]!r} has none. Use reduction='batch' (--reduction batch), or "
-                "a Gaussian prior; sample several latent sites in one order in model and guide."
+                f"CapacityELBO: reduction 'example' needs a KL in closed form; site {site!r} has none. "
+                f"Use reduction='batch' (--reduction batch), or {other}."
             )
         excess = (kl.mean() if self.reduction == "batch" else kl) - self.__dict__["_capacity"].to(
             kl.dtype

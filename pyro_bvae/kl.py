@@ -89,14 +89,11 @@ def _cross_entropy(q: Any, normal: Any) -> Tensor:
     return 0.5 * (standard**2 + spread + math.log(2 * math.pi)) + normal.scale.log()
 
 
-def _kl_to_normal(q: Any, p: Any) -> Tensor:
+@register_kl(dist.Laplace, dist.Normal)
+def _kl_laplace_normal(q: Any, p: Any) -> Tensor:
+    # torch's own subtracts squares of the means: at means of 1000 and scales of .001 it gives -31250 in
+    # float32 where .76 is right.
     return -q.entropy() + _cross_entropy(q, p)
-
-
-# torch's own formulas subtract squares of the means: at means of 1000 and scales of .001 the KL of a
-# Laplace distribution to a Normal is -31250 in float32 where .76 is right.
-for _family in (dist.Laplace, dist.Beta, dist.Gamma, dist.Exponential):
-    register_kl(_family, dist.Normal)(_kl_to_normal)
 
 
 @register_kl(MultivariateNormal, Independent)

@@ -91,7 +91,7 @@ def _sites(trace: Any) -> dict[str, Any]:
     }
 
 
-def _crossed(model_sites: Sites, guide_sites: Sites) -> set[str]:
+def _crossed(model_sites: Sites, guide_sites: Sites) -> frozenset[str]:
     """Latents that the model samples after one that the guide samples later.
 
     A closed form integrates over such a latent, while the later sample that may depend on it, and on which
@@ -104,7 +104,7 @@ def _crossed(model_sites: Sites, guide_sites: Sites) -> set[str]:
             if place[name] < latest:
                 crossed.add(name)
             latest = max(latest, place[name])
-    return crossed
+    return frozenset(crossed)
 
 
 def _subsampling(frames: Iterable[Any]) -> Any:
@@ -124,6 +124,7 @@ class TermsELBO(TraceMeanField_ELBO):
 
     monte_carlo_sites: tuple[str, ...] = ()
     """The sites whose KL was estimated by samples when the terms were last computed."""
+    _crossed: frozenset[str] = frozenset()  # of these, those that have a closed form which does not hold
     _plain: tuple[str, ...] = ("num_particles", "vectorize_particles", "max_plate_nesting")
 
     @property
@@ -269,7 +270,7 @@ class TermsELBO(TraceMeanField_ELBO):
 
         A KL of samples has two, as in Pyro: each density under the handlers of its own side.
         """
-        crossed = _crossed(model_sites, guide_sites)
+        self._crossed = _crossed(model_sites, guide_sites)
         for name, guide_site in guide_sites.items():
             log_q = guide_site["unscaled_log_prob"]
             if name not in model_sites:  # an auxiliary site of the guide
@@ -277,7 +278,9 @@ class TermsELBO(TraceMeanField_ELBO):
                 yield guide_site, log_q
                 continue
             model_site = model_sites[name]
-            kl = None if name in crossed else closed_form(guide_site["fn"], model_site["fn"])
+            kl = None
+            if name not in self._crossed:
+                kl = closed_form(guide_site["fn"], model_site["fn"])
             if kl is not None:
                 yield guide_site, kl
                 continue

@@ -272,7 +272,7 @@ def test_an_autoregressive_chain_is_exact_in_both_directions():
 
 
 def test_the_capacity_of_each_example_needs_sites_in_one_order():
-    with pytest.raises(ValueError, match="site 'z1' has none.*one order in model and guide"):
+    with pytest.raises(ValueError, match="site 'z1' has none.*or one order of latent sites"):
         CapacityELBO(1.0, 0.0, reduction="example").loss(two_layers, bottom_up)
     elbo = CapacityELBO(1.0, 0.0)
     kl = seeded(elbo.terms, two_layers, bottom_up).kl
