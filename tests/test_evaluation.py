@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_bvae import VAE, metrics
+from pyro_bvae import VAE, evaluation, metrics
 from pyro_bvae.datasets import Data, memory
 from pyro_bvae.divergences import DIVERGENCES, inclusive_kl, mmd_per_dim
 from pyro_bvae.evaluation import (
@@ -196,9 +196,11 @@ def test_a_posterior_that_does_not_factorise(closed):
     # Variances 1, 1 and .05^2.
     assert (out["latents"], out["active_units"], out["active_latents"]) == (3, 2, [0, 1])
     assert out["idle_means"] == "do not move with x (variance of posterior means < 0.01)"
-    assert diagnose(out, config()) == [
+    assert diagnose(out | evaluation.aggregate.information(vae, codes), config()) == [
         "1 of 3 latents do not move with x (variance of posterior means < 0.01): lower beta or use "
-        "fewer latents."
+        "fewer latents.",
+        "Not measured: D(q(z), p(z)), I(x; z), KL(q(z) || p(z)), total correlation, overlap. Over all rows "
+        "they need posteriors that are diagonal Normals; --divergence mmd and mmd-per-dim need only samples.",
     ]
 
 

@@ -34,7 +34,7 @@ def check_prior(prior: nn.Module, latent_dim: int) -> str:
         what could not be checked, and where a posterior must stay within the prior's support.
 
     Raises:
-        TypeError: not a module, or no Pyro distribution.
+        TypeError: not a module, no Pyro distribution, or a sample site in forward().
         ValueError: wrong shapes, values or density; integers, or a circle; the sentence says which.
 
     Examples:
@@ -68,7 +68,8 @@ class _NoSites(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"]:
-            raise ValueError(
+            # Pyro would add the shapes of its trace to a ValueError.
+            raise TypeError(
                 f"{self.owner}: forward() must not call pyro.sample, since no guide samples its sites; got "
                 f"site {msg['name']!r}. Return a distribution that holds what is random."
             )
@@ -78,7 +79,7 @@ def call_prior(prior: nn.Module) -> TorchDistributionMixin:
     """``prior()``, whose forward() must have no sample sites.
 
     Raises:
-        ValueError: it has one.
+        TypeError: it has one.
     """
     with _NoSites(prior):
         return cast(TorchDistributionMixin, prior())
@@ -168,14 +169,18 @@ def _check_density(name: str, p_z: TorchDistributionMixin, z: Tensor) -> str:
         - dim * math.log(_DF * math.pi) / 2
         - math.log(_KERNELS)
     )
-    log_r = constant + torch.cat(
+    log_r = torch.cat(
         [
-            torch.logsumexp(
-                -(_DF + dim) / 2 * ((block / widths) ** 2 / _DF).log1p() - dim * widths.log(), 1
-            )
-            for block in (_distances(part, centres) for part in points.split(5000))
+            _distances(part, centres)
+            .div_(widths * math.sqrt(_DF))
+            .square_()
+            .log1p_()
+            .mul_(-(_DF + dim) / 2)
+            .sub_(dim * widths.log())
+            .logsumexp(1)
+            for part in points.split(5000)
         ]
-    )
+    ).add_(constant)
     inside = _inside(p_z, points)
     if not inside.all():
         moved = z + 1e-3 * z.std(0).max() * torch.randn_like(z)
