@@ -50,7 +50,7 @@ _BERNOULLI = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 13
 _NEAR = 0.5  # below this |l| the closed forms cancel; the sums above are exact to 1e-13
 
 
-class _FromLogits(dist.ContinuousBernoulli):
+class _FromLogits(dist.ContinuousBernoulli):  # type: ignore[misc]
     """The continuous Bernoulli as an exponential family in its logit l: the mean is the derivative of
     log((e^l - 1) / l), the variance the second one.
 

@@ -124,7 +124,9 @@ class TermsELBO(TraceMeanField_ELBO):
 
     monte_carlo_sites: tuple[str, ...] = ()
     """The sites whose KL was estimated by samples when the terms were last computed."""
-    _crossed: frozenset[str] = frozenset()  # of these, those that have a closed form which does not hold
+    _crossed: frozenset[str] = (
+        frozenset()
+    )  # of these, those that have a closed form which does not hold
     _plain: tuple[str, ...] = ("num_particles", "vectorize_particles", "max_plate_nesting")
 
     @property

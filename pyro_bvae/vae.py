@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor, nn
 
-from .kl import check_support, closed_form
+from .kl import check_support
 from .priors.arguments import brief
 from .priors.check import call_prior, prior_distribution
 from .schedules import NonNegative
@@ -241,7 +241,6 @@ class VAE(nn.Module):
             ) from error
         with _sentence("the prior's forward() fails"):
             p_z = prior_distribution(self.prior, latent_dim)
-        closed_form(q_z, p_z)  # refuses a density on a circle and one on the line
         check_support(q_z, p_z)
         with _sentence(f"the decoder cannot take z of {latent_dim + self.n_classes} dimensions"):
             p_x = self.p_x(q_z.sample(), labels)

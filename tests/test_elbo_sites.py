@@ -9,8 +9,10 @@ import torch
 from pyro import poutine
 from pyro.distributions.testing.rejection_gamma import RejectionStandardGamma
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.optim import Adam
 
 from pyro_bvae import CapacityELBO, DecompositionELBO
+from pyro_bvae.svi import CompiledSVI
 
 N, ROWS = 12, torch.tensor([1, 4, 5, 7, 10])
 B, S = len(ROWS), N / len(ROWS)
@@ -240,6 +242,31 @@ def test_two_layers_sampled_bottom_up_have_the_closed_form_of_their_elbo(validat
     loss = seeded(elbo.loss, two_layers, bottom_up)
     assert loss / M == pytest.approx(mean)
     assert loss / M == pytest.approx(seeded(Trace_ELBO().loss, two_layers, bottom_up) / M, abs=0.05)
+
+
+def test_a_captured_step_estimates_the_same_sites(monkeypatch):
+    """The graph itself, without the half minute that a compiler takes."""
+    monkeypatch.setattr("pyro_bvae.svi._compile", lambda graph: lambda *tensors: graph(*tensors))
+
+    def model():
+        with pyro.plate("rows", B):
+            z2 = pyro.sample("z2", dist.Normal(X[0], 1.0))
+            z1 = pyro.sample("z1", dist.Normal(z2 * pyro.param("w", torch.tensor(0.5)), 0.5))
+            pyro.sample("x", dist.Normal(z1, 1.0), obs=X[ROWS])
+
+    def guide():
+        with pyro.plate("rows", B):
+            z1 = pyro.sample("z1", dist.Normal(LOC, 0.6))
+            pyro.sample("z2", dist.Normal(pyro.param("a", torch.tensor(0.8)) * z1, 0.4))
+
+    losses = []
+    for compile in (False, True):
+        pyro.clear_param_store()
+        elbo = DecompositionELBO()
+        svi = CompiledSVI(model, guide, Adam({"lr": 0.01}), elbo, compile=compile)
+        losses.append(seeded(lambda svi: [svi.step() for _ in range(4)], svi))
+        assert svi.compiled == compile and elbo.monte_carlo_sites == ("z1",)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and len(set(losses[0])) == 4
 
 
 def test_two_layers_sampled_in_one_order_keep_their_closed_forms():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 _OF_DIAGONAL = {
     "divergence": "D(q(z), p(z))",
     "mutual_information": "I(x; z), KL(q(z) || p(z)), total correlation, overlap",
