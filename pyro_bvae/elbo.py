@@ -20,6 +20,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from .divergences import Divergence
+from .priors.check import call_prior
 from .schedules import NonNegative
 from .terms import Parts, Sites, TermsELBO
 
@@ -100,7 +101,7 @@ class DecompositionELBO(TermsELBO):
 
     def _prior(self, model_site: Any) -> TorchDistributionMixin:
         if self.prior is not None:
-            return cast(TorchDistributionMixin, self.prior())
+            return call_prior(self.prior)
         if model_site is None or "prior" not in model_site["infer"]:
             raise ValueError(
                 f"DecompositionELBO: the prior of site {self.site!r} must be known unexpanded; the model "
@@ -166,10 +167,11 @@ class CapacityELBO(TermsELBO):
         kl = parts.terms.kl
         if self.reduction == "example" and self.monte_carlo_sites:
             # The penalty is convex: the noise of a one-sample KL would count as excess.
+            site = self.monte_carlo_sites[0]
+            other = "one order of latent sites" if site in self._crossed else "a Gaussian prior"
             raise ValueError(
-                "CapacityELBO: reduction 'example' needs a KL in closed form; site "
-                f"{self.monte_carlo_sites[0]!r} has none. Use reduction='batch' (--reduction batch), or "
-                "a Gaussian prior."
+                f"CapacityELBO: reduction 'example' needs a KL in closed form; site {site!r} has none. "
+                f"Use reduction='batch' (--reduction batch), or {other}."
             )
         excess = (kl.mean() if self.reduction == "batch" else kl) - self.__dict__["_capacity"].to(
             kl.dtype

@@ -24,7 +24,8 @@ from pyro.poutine.scale_messenger import ScaleMessenger
 from pyro.poutine.subsample_messenger import _Subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
-from torch.distributions import kl_divergence
+
+from .kl import closed_form
 
 Program = Callable[..., Any]
 Sites = dict[str, Any]  # by name, as in a trace of Pyro's
@@ -90,6 +91,22 @@ def _sites(trace: Any) -> dict[str, Any]:
     }
 
 
+def _crossed(model_sites: Sites, guide_sites: Sites) -> frozenset[str]:
+    """Latents that the model samples after one that the guide samples later.
+
+    A closed form integrates over such a latent, while the later sample that may depend on it, and on which
+    its own density p may depend, stays fixed: wrong by what the two have in common.
+    """
+    place = {name: i for i, name in enumerate(guide_sites)}
+    crossed, latest = set(), -1
+    for name in model_sites:
+        if name in place:
+            if place[name] < latest:
+                crossed.add(name)
+            latest = max(latest, place[name])
+    return frozenset(crossed)
+
+
 def _subsampling(frames: Iterable[Any]) -> Any:
     """N/B of each plate, multiplied: the scale that Pyro gives to the sites in them."""
     return math.prod(frame.full_size / frame.size for frame in frames)
@@ -100,11 +117,16 @@ class TermsELBO(TraceMeanField_ELBO):
 
     Serves any Pyro model and guide whose latent and observed sites share one batch plate. KLs are in
     closed form where one is registered, else the one-sample estimate log q(z|x) - log p(z); all
-    particles are averaged to ``(batch,)`` before they are combined.
+    particles are averaged to ``(batch,)`` before they are combined. With several latent sites the closed
+    form holds only if no site's p depends on a latent that the guide draws from that site's sample: sites
+    that model and guide sample in different orders are estimated by samples.
     """
 
     monte_carlo_sites: tuple[str, ...] = ()
     """The sites whose KL was estimated by samples when the terms were last computed."""
+    _crossed: frozenset[str] = (
+        frozenset()
+    )  # of these, those that have a closed form which does not hold
     _plain: tuple[str, ...] = ("num_particles", "vectorize_particles", "max_plate_nesting")
 
     @property
@@ -149,7 +171,8 @@ class TermsELBO(TraceMeanField_ELBO):
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, Any]:
         own = _ModelSites()
-        traces = super()._get_trace(own(model), guide, args, kwargs)
+        # Past TraceMeanField_ELBO, which only adds a warning of sites in other orders: see `_crossed`.
+        traces = super(TraceMeanField_ELBO, self)._get_trace(own(model), guide, args, kwargs)
         for name, infer in own.infer.items():
             if name in traces[0].nodes:
                 traces[0].nodes[name]["infer"] = infer
@@ -249,6 +272,7 @@ class TermsELBO(TraceMeanField_ELBO):
 
         A KL of samples has two, as in Pyro: each density under the handlers of its own side.
         """
+        self._crossed = _crossed(model_sites, guide_sites)
         for name, guide_site in guide_sites.items():
             log_q = guide_site["unscaled_log_prob"]
             if name not in model_sites:  # an auxiliary site of the guide
@@ -256,12 +280,15 @@ class TermsELBO(TraceMeanField_ELBO):
                 yield guide_site, log_q
                 continue
             model_site = model_sites[name]
-            try:
-                yield guide_site, kl_divergence(guide_site["fn"], model_site["fn"])
-            except NotImplementedError:
-                self.monte_carlo_sites += (name,)
-                yield guide_site, log_q
-                yield model_site, -model_site["unscaled_log_prob"]
+            kl = None
+            if name not in self._crossed:
+                kl = closed_form(guide_site["fn"], model_site["fn"])
+            if kl is not None:
+                yield guide_site, kl
+                continue
+            self.monte_carlo_sites += (name,)
+            yield guide_site, log_q
+            yield model_site, -model_site["unscaled_log_prob"]
 
     def _batch_frame(self, sites: list[Any]) -> Any:
         """The outermost plate that all sites share: the batch."""

@@ -16,9 +16,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor, nn
 
+from .kl import check_support
 from .parts import check_store, fitting, kind, posterior
 from .priors.arguments import brief
-from .priors.check import prior_distribution
+from .priors.check import call_prior, prior_distribution
 from .priors.wrapping import as_pyro
 from .registered import Registered
 from .schedules import NonNegative
@@ -169,7 +170,7 @@ class VAE(nn.Module):
     def p_z(self) -> TorchDistributionMixin:
         """The prior, batch_shape ``()``."""
         with self.registered.params():
-            return as_pyro(self.prior(), "VAE: what the prior's forward() returns")
+            return call_prior(self.prior)
 
     def q_z(self, x: Tensor, labels: Tensor | None = None) -> TorchDistributionMixin:
         """q(z|x) for ``x (batch, *x_shape)``: batch_shape ``(batch,)``, event_shape ``(latent_dim,)``.
@@ -285,7 +286,8 @@ class VAE(nn.Module):
                 f"{type(q_z).__name__}, which computes neither. Give its class both properties."
             ) from error
         with _sentence("the prior's forward() fails"), self.registered.params():
-            prior_distribution(self.prior, latent_dim)
+            p_z = prior_distribution(self.prior, latent_dim)
+        check_support(q_z, p_z)
         with _sentence(f"the decoder cannot take z of {latent_dim + self.n_classes} dimensions"):
             p_x = self.p_x(q_z.sample(), labels)
         try:

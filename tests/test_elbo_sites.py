@@ -8,9 +8,11 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions.testing.rejection_gamma import RejectionStandardGamma
-from pyro.infer import TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.optim import Adam
 
 from pyro_bvae import CapacityELBO, DecompositionELBO
+from pyro_bvae.svi import CompiledSVI
 
 N, ROWS = 12, torch.tensor([1, 4, 5, 7, 10])
 B, S = len(ROWS), N / len(ROWS)
@@ -192,6 +194,117 @@ def test_each_density_of_a_sampled_kl_is_under_the_handlers_of_its_own_side():
         seeded(e().loss, model, guide) for e in (DecompositionELBO, TraceMeanField_ELBO)
     )
     assert ours == pytest.approx(theirs, rel=1e-11)
+
+
+# ---- several latent sites ----------------------------------------------------------------------
+
+M = 20_000
+ZERO = torch.zeros(M, dtype=torch.float64)
+# -ELBO of one row of the model below in closed form: E -log p of each density, less the entropies of q
+LOG_SCALES = math.log(0.5) - math.log(0.6) - math.log(0.4)
+QUADRATIC = 0.36 + (0.04 * 0.36 + 0.16) / 0.25 + 0.64 * 0.36 + 0.16  # z1^2, (z1 - z2)^2 / .25, z2^2
+TWO_LAYERS = 0.5 * math.log(2 * math.pi) + LOG_SCALES + 0.5 * QUADRATIC - 1  # 1.3769
+
+
+def two_layers():
+    with pyro.plate("rows", M):
+        z2 = pyro.sample("z2", dist.Normal(ZERO[0], 1.0))
+        z1 = pyro.sample("z1", dist.Normal(z2, 0.5))
+        pyro.sample("x", dist.Normal(z1, 1.0), obs=ZERO)
+
+
+def bottom_up():
+    with pyro.plate("rows", M):
+        z1 = pyro.sample("z1", dist.Normal(ZERO, 0.6))
+        pyro.sample("z2", dist.Normal(0.8 * z1, 0.4))
+
+
+def top_down():
+    with pyro.plate("rows", M):
+        z2 = pyro.sample("z2", dist.Normal(ZERO, 0.6))
+        pyro.sample("z1", dist.Normal(0.8 * z2, 0.4))
+
+
+def rows_of(elbo, model, guide):
+    """-ELBO and its standard error, from the rows of one call; nats per row."""
+    terms = seeded(elbo.terms, model, guide)
+    values = terms.kl - terms.log_px_z
+    return values.mean().item(), values.std().item() / math.sqrt(M)
+
+
+def test_two_layers_sampled_bottom_up_have_the_closed_form_of_their_elbo(validation):
+    elbo = DecompositionELBO()
+    mean, error = rows_of(elbo, two_layers, bottom_up)
+    assert pytest.approx(1.37691, abs=1e-5) == TWO_LAYERS
+    assert mean == pytest.approx(TWO_LAYERS, abs=4 * error) and error < 0.01
+    # p(z1|z2) of a z2 that was drawn from q(z2|z1); p(z2) depends on nothing
+    assert elbo.monte_carlo_sites == ("z1",)
+    loss = seeded(elbo.loss, two_layers, bottom_up)
+    assert loss / M == pytest.approx(mean)
+    assert loss / M == pytest.approx(seeded(Trace_ELBO().loss, two_layers, bottom_up) / M, abs=0.05)
+
+
+def test_a_captured_step_estimates_the_same_sites(monkeypatch):
+    """The graph itself, without the half minute that a compiler takes."""
+    monkeypatch.setattr("pyro_bvae.svi._compile", lambda graph: lambda *tensors: graph(*tensors))
+
+    def model():
+        with pyro.plate("rows", B):
+            z2 = pyro.sample("z2", dist.Normal(X[0], 1.0))
+            z1 = pyro.sample("z1", dist.Normal(z2 * pyro.param("w", torch.tensor(0.5)), 0.5))
+            pyro.sample("x", dist.Normal(z1, 1.0), obs=X[ROWS])
+
+    def guide():
+        with pyro.plate("rows", B):
+            z1 = pyro.sample("z1", dist.Normal(LOC, 0.6))
+            pyro.sample("z2", dist.Normal(pyro.param("a", torch.tensor(0.8)) * z1, 0.4))
+
+    losses = []
+    for compile in (False, True):
+        pyro.clear_param_store()
+        elbo = DecompositionELBO()
+        svi = CompiledSVI(model, guide, Adam({"lr": 0.01}), elbo, compile=compile)
+        losses.append(seeded(lambda svi: [svi.step() for _ in range(4)], svi))
+        assert svi.compiled == compile and elbo.monte_carlo_sites == ("z1",)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and len(set(losses[0])) == 4
+
+
+def test_two_layers_sampled_in_one_order_keep_their_closed_forms():
+    elbo = DecompositionELBO()
+    ours, theirs = (seeded(e.loss, two_layers, top_down) for e in (elbo, TraceMeanField_ELBO()))
+    assert ours == pytest.approx(theirs, rel=1e-11) and elbo.monte_carlo_sites == ()
+
+
+def test_an_autoregressive_chain_is_exact_in_both_directions():
+    """z1 -> z2 -> z3 in the model; guides forwards and backwards, against Trace_ELBO."""
+
+    def chain(order, observed, weight):
+        def program():
+            with pyro.plate("rows", M):
+                z = {0: ZERO}
+                for before, name in zip([0, *order], order, strict=False):
+                    z[name] = pyro.sample(f"z{name}", dist.Normal(weight * z[before], 0.7))
+                if observed:
+                    pyro.sample("x", dist.Normal(z[order[-1]], 1.0), obs=ZERO)
+
+        return program
+
+    model, elbo = chain((1, 2, 3), True, 1.0), DecompositionELBO()
+    for order, sampled in (((1, 2, 3), ()), ((3, 2, 1), ("z2", "z3")), ((2, 1, 3), ("z2",))):
+        guide = chain(order, False, 0.5)
+        mean, error = rows_of(elbo, model, guide)
+        assert set(elbo.monte_carlo_sites) == set(sampled)
+        theirs = seeded(Trace_ELBO().loss, model, guide) / M
+        assert mean == pytest.approx(theirs, abs=6 * error + 0.03)
+
+
+def test_the_capacity_of_each_example_needs_sites_in_one_order():
+    with pytest.raises(ValueError, match="site 'z1' has none.*or one order of latent sites"):
+        CapacityELBO(1.0, 0.0, reduction="example").loss(two_layers, bottom_up)
+    elbo = CapacityELBO(1.0, 0.0)
+    kl = seeded(elbo.terms, two_layers, bottom_up).kl
+    kl_in_closed_form = TWO_LAYERS - 0.5 * math.log(2 * math.pi) - 0.5 * 0.36
+    assert kl.mean().item() == pytest.approx(kl_in_closed_form, abs=4 * kl.std().item() / M**0.5)
 
 
 # ---- sites that are refused --------------------------------------------------------------------

@@ -25,20 +25,21 @@ MAY_IMPORT = {
     # leaves
     "precision": (),
     "schedules": ("precision",),
+    "kl": (),
     "pairloop": (),
     "pairwise": ("pairloop", "precision"),
     "divergences": ("pairwise", "precision"),
     "likelihoods": (),
     "networks": (),
-    "priors": (),
+    "priors": ("kl",),
     "datasets": (),
     # equations
     "registered": (),
     "parts": ("priors",),
-    "vae": ("parts", "priors", "registered", "schedules"),
+    "vae": ("kl", "parts", "priors", "registered", "schedules"),
     "guard": ("datasets", "vae"),
-    "terms": (),
-    "elbo": ("divergences", "schedules", "terms"),
+    "terms": ("kl",),
+    "elbo": ("divergences", "priors", "schedules", "terms"),
     # loop
     "svi": (),
     "optim": (),
@@ -59,7 +60,7 @@ MAY_IMPORT = {
     ),
     # reading
     "metrics": (),
-    "evaluation": ("datasets", "divergences", "guard", "metrics", "pairwise", "precision", "vae"),
+    "evaluation": ("datasets", "divergences", "guard", "kl", "metrics", "pairwise", "precision", "vae"),
     "plots": (),
     "traversal": ("vae",),
     "figures": (

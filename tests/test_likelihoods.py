@@ -62,16 +62,148 @@ def test_bernoulli_agrees_with_scipy_on_binary_images():
     np.testing.assert_allclose(p_x.log_prob(tensor(x)).numpy(), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("logit", [-8.0, -1.0, -1e-3, 0.0, 0.02, 3.0, 12.0])
-def test_continuous_bernoulli_is_normalised(logit):
-    p = 1 / (1 + np.exp(-logit))
-    unnormalised = [p**x * (1 - p) ** (1 - x) for x in (0.0, 0.25, 1.0)]
-    normaliser = integrate.quad(lambda x: p**x * (1 - p) ** (1 - x), 0, 1, epsabs=1e-13)[0]
-    p_x = ContinuousBernoulli()(tensor([[logit]] * 3), 1)
-    got = p_x.log_prob(tensor([[0.0], [0.25], [1.0]])).exp().numpy()
-    # torch's Taylor series around p = .5 is of fourth order on |p - .5| <= .001
-    np.testing.assert_allclose(got, np.array(unnormalised) / normaliser, rtol=1e-9)
-    assert p_x.event_shape == (1,)
+# ---- the continuous Bernoulli at every logit that a decoder reaches -----------------------------
+
+LOGITS = [
+    0.0,
+    1e-6,
+    1e-3,
+    0.1,
+    0.49,
+    0.51,
+    1.0,
+    3.0,
+    8.0,
+    15.0,
+    16.0,
+    17.0,
+    20.0,
+    50.0,
+    88.0,
+    90.0,
+    200.0,
+]
+LOGITS += [-logit for logit in LOGITS[1:]]
+
+
+def of_logits(logits=LOGITS, dtype=torch.float64):
+    return ContinuousBernoulli()(torch.tensor(logits, dtype=dtype), 0)
+
+
+def by_quadrature(logit, weigh=lambda x: 1.0):
+    """The integral over [0, 1] of weigh(x) exp(logit x - max(logit, 0))."""
+    ends = [1 - 30 / logit] if logit > 30 else [-30 / logit] if logit < -30 else None
+    density = lambda x: weigh(x) * np.exp(logit * x - max(logit, 0.0))  # noqa: E731
+    return integrate.quad(density, 0, 1, points=ends, epsabs=0, epsrel=1e-12)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_continuous_bernoulli_integrates_to_one(dtype):
+    # Gauss-Legendre on 40 pieces: exact to rounding where a piece holds 5 units of the exponent
+    nodes, weights = np.polynomial.legendre.leggauss(12)
+    x = ((np.arange(40)[:, None] + (nodes + 1) / 2) / 40).reshape(-1, 1)
+    p = of_logits(dtype=dtype).log_prob(torch.tensor(x, dtype=dtype)).exp().double().numpy()
+    mass = (np.tile(weights / 80, 40)[:, None] * p).sum(0)
+    np.testing.assert_allclose(mass, 1, rtol=1e-10 if dtype is torch.float64 else 2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_continuous_bernoulli_agrees_with_quadrature(dtype):
+    p_x, x = of_logits(dtype=dtype), torch.tensor([[0.0], [0.25], [1.0]], dtype=dtype)
+    mass = np.array([by_quadrature(logit) for logit in LOGITS])
+    mean = np.array([by_quadrature(logit, lambda x: x) for logit in LOGITS]) / mass
+    centred = [lambda x, m=m: (x - m) ** 2 for m in mean]
+    variance = np.array([by_quadrature(*pair) for pair in zip(LOGITS, centred, strict=True)]) / mass
+    logits = np.array(LOGITS)
+    log_p = logits * x.numpy() - logits.clip(0) - np.log(mass)
+    exact = dtype is torch.float64
+    np.testing.assert_allclose(
+        p_x.log_prob(x).numpy(), log_p, rtol=1e-10 if exact else 1e-6, atol=1e-6
+    )
+    np.testing.assert_allclose(p_x.mean.numpy(), mean, rtol=1e-10 if exact else 2e-5)
+    np.testing.assert_allclose(p_x.variance.numpy(), variance, rtol=1e-9 if exact else 2e-5)
+    # log p is linear in x, so the entropy is -log p at the mean
+    entropy = -(logits * mean - logits.clip(0) - np.log(mass))
+    np.testing.assert_allclose(
+        p_x.entropy().numpy(), entropy, rtol=1e-9 if exact else 2e-5, atol=1e-6
+    )
+
+
+def test_the_continuous_bernoulli_has_the_gradient_of_its_density():
+    x = torch.tensor([[0.0], [0.3], [1.0]], dtype=torch.float64)
+    logits = torch.tensor(LOGITS, dtype=torch.float64, requires_grad=True)
+    log_prob = lambda v: ContinuousBernoulli()(v, 0).log_prob(x)  # noqa: E731
+    assert torch.autograd.gradcheck(log_prob, logits)  # finite differences, also across 0 and .5
+    # d log p / d logit = x - E x, in float32 too
+    small = torch.tensor(LOGITS, requires_grad=True)
+    (grad,) = torch.autograd.grad(
+        ContinuousBernoulli()(small, 0).log_prob(torch.tensor(0.3)).sum(), small
+    )
+    np.testing.assert_allclose(grad.numpy(), 0.3 - of_logits().mean.numpy(), atol=1e-6)
+    for extreme in (-1e6, 1e6):
+        value = torch.tensor(extreme, requires_grad=True)
+        ContinuousBernoulli()(value, 0).log_prob(torch.tensor(0.5)).backward()
+        assert torch.isfinite(value.grad) and value.grad != 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_samples_of_the_continuous_bernoulli_follow_its_density(dtype):
+    torch.manual_seed(0)
+    n, p_x, exact = 20_000, of_logits(dtype=dtype), of_logits()
+    z = p_x.sample((n,))
+    assert z.dtype is dtype and (z >= 0).all() and (z <= 1).all()
+    se = (exact.variance / n).sqrt().numpy()
+    assert (np.abs(z.double().mean(0).numpy() - exact.mean.numpy()) < 4.5 * se).all()
+    u = torch.tensor([[0.0], [1e-3], [0.4], [1 - 1e-3], [1.0]], dtype=torch.float64)
+    np.testing.assert_allclose(
+        exact.cdf(exact.icdf(u)).numpy(), u.expand(5, len(LOGITS)), atol=1e-9
+    )
+    below = [by_quadrature(v, lambda x: x < 0.5) / by_quadrature(v) for v in (-3.0, 1e-3, 8.0)]
+    half = of_logits([-3.0, 1e-3, 8.0]).cdf(torch.tensor(0.5, dtype=torch.float64))
+    np.testing.assert_allclose(half.numpy(), below, rtol=1e-6)
+
+
+def test_nothing_is_lost_where_most_pixels_are_black():
+    """The rows of an MNIST reconstruction: torch's own density has .32 of its mass at logit -50."""
+    logits = torch.full((1, 784), -50.0)
+    p_x = ContinuousBernoulli()(logits, 1)
+    assert p_x.log_prob(torch.zeros(1, 784)).item() == pytest.approx(784 * np.log(50), rel=1e-6)
+    assert p_x.mean.unique().item() == pytest.approx(0.02, rel=1e-6)
+    assert p_x.expand((3,)).mean.shape == (3, 784)
+
+
+# ---- the other likelihoods there ---------------------------------------------------------------
+
+
+def test_bernoulli_at_logits_of_200():
+    """In float32: -log(1 + e^200) at the wrong end, 0 at the right one, the slopes 1 and 0."""
+    logits = torch.tensor([-200.0, 200.0, -200.0, 200.0], requires_grad=True)
+    x = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    p_x = Bernoulli()(logits, 0)
+    log_p = p_x.log_prob(x)
+    np.testing.assert_array_equal(log_p.detach().numpy(), [0, 0, -200, -200])
+    np.testing.assert_array_equal(p_x.mean.detach().numpy(), [0, 1, 0, 1])
+    np.testing.assert_array_equal(
+        torch.autograd.grad(log_p.sum(), logits)[0].numpy(), [0, 0, 1, -1]
+    )
+
+
+@pytest.mark.parametrize("kind", [Normal, Laplace])
+@pytest.mark.parametrize("raw", [-1e4, -20.0, 20.0, 1e4])
+def test_scales_at_their_floor_and_far_above_in_float32(kind, raw):
+    learned = kind("learned")
+    with torch.no_grad():
+        learned.raw_scale.fill_(raw)
+    x, loc = torch.tensor([0.0, 0.5, 1e3]), torch.tensor([0.0, 0.6, -1e3])
+    decoded = kind("decoder")((loc, torch.full((3,), max(raw, 1e-9))), 0)
+    slope = torch.autograd.grad(learned(loc, 0).log_prob(x).sum(), learned.raw_scale)[0]
+    assert torch.isfinite(slope)
+    for p_x, s in ((learned(loc, 0), max(raw, 0) + SCALE_FLOOR), (decoded, max(raw, SCALE_FLOOR))):
+        r = ((x.double() - loc.double()) / s).abs()
+        normal = -0.5 * r**2 - np.log(s) - 0.5 * np.log(2 * np.pi)
+        expected = normal if kind is Normal else -r - np.log(2 * s)
+        np.testing.assert_allclose(p_x.log_prob(x).detach(), expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(p_x.mean, loc)
 
 
 @pytest.mark.parametrize("kind", [Normal, Laplace])

@@ -5,13 +5,19 @@ import math
 import re
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule, PyroSample
 from scipy import optimize, stats
 from sklearn.decomposition import PCA
 from torch import nn
 
+from pyro_bvae import DecompositionELBO, fit
+from pyro_bvae.datasets import Data
+from pyro_bvae.divergences import inclusive_kl
+from pyro_bvae.evaluation import evaluate
 from pyro_bvae.likelihoods import Normal
 from pyro_bvae.networks import mlp
 from pyro_bvae.priors import (
@@ -687,6 +693,155 @@ def test_check_prior_says_what_it_could_not_check():
     line = check_prior(Broken(no_path, torch.tensor([[0.0, 1.0], [1.0, 0.0]])), 2)
     assert line.endswith("KL by Monte Carlo, no rsample: D gives it no gradient")
     assert "integral not checkable in 9 dimensions (try fewer)" in check_prior(Gaussian(9), 9)
+
+
+# What lies on a part of the line, on a circle or on integers, and what forward() samples
+
+
+def of(name, *arguments):
+    return Broken(lambda: getattr(dist, name)(*arguments).to_event(1))
+
+
+TWO = torch.tensor([2.0, 3.0])
+SUPPORTS = {
+    "Gamma": of("Gamma", TWO, TWO),
+    "LogNormal": of("LogNormal", TWO - 2, TWO / 4),
+    "Beta": of("Beta", TWO, TWO),
+    "a steep Beta": of("Beta", torch.tensor([0.5]), torch.tensor([0.5])),
+    "HalfNormal": of("HalfNormal", TWO),
+    "Uniform": of("Uniform", -TWO, TWO),
+    "Exponential": of("Exponential", TWO),
+    "Pareto": of("Pareto", TWO, TWO),
+    "InverseGamma": of("InverseGamma", TWO + 1, TWO),
+    "Kumaraswamy": of("Kumaraswamy", TWO, TWO),
+}
+
+
+@pytest.mark.parametrize("name", SUPPORTS)
+def test_check_prior_integrates_over_the_support(name, monkeypatch):
+    monkeypatch.setattr("pyro_bvae.priors.check._N", 20_000)
+    prior = SUPPORTS[name]
+    line = check_prior(prior, prior().event_shape[0])
+    found = re.fullmatch(r"ok: integrates to (\S+), the posterior must lie in its support", line)
+    assert float(found.group(1)) == pytest.approx(1, abs=0.02)
+
+
+class TooHigh(dist.Beta):
+    def log_prob(self, value):
+        return super().log_prob(value) + 0.05
+
+
+def test_check_prior_finds_a_bounded_density_that_does_not_integrate_to_one():
+    prior = Broken(lambda: TooHigh(TWO, TWO).to_event(1))
+    with pytest.raises(ValueError, match=r"must integrate to 1; got 1\.1\d\d"):
+        check_prior(prior, 2)
+
+
+@pytest.mark.parametrize("name", ["Dirichlet", "RelaxedOneHotCategorical"])
+def test_check_prior_says_that_a_simplex_has_no_volume(name):
+    make = {
+        "Dirichlet": lambda: dist.Dirichlet(TWO),
+        "RelaxedOneHotCategorical": lambda: dist.RelaxedOneHotCategorical(torch.tensor(0.5), TWO),
+    }[name]
+    line = "ok: integral not checkable on a support without volume, the posterior must lie in its support"
+    assert check_prior(Broken(make), 2) == line
+
+
+CIRCLES = {
+    "VonMises": lambda: dist.VonMises(torch.zeros(2), TWO).to_event(1),
+    "ProjectedNormal": lambda: dist.ProjectedNormal(TWO),
+}
+
+
+@pytest.mark.parametrize("name", CIRCLES)
+def test_a_circle_is_refused_by_the_check_and_by_training_in_one_sentence(name):
+    prior = Broken(CIRCLES[name])
+    vae = VAE(*mlp((2,), 2), prior, Normal())
+    x = torch.zeros(4, 2)
+    said = []
+    for call in (
+        lambda: check_prior(prior, 2),
+        lambda: vae.check(x),
+        lambda: DecompositionELBO().loss(vae.model, vae.guide, x),
+        lambda: evaluate(vae, Data(x.numpy())),
+    ):
+        with pyro.validation_enabled(False), pytest.raises(ValueError) as caught:
+            call()
+        said.append(str(caught.value))
+    assert len(set(said)) == 1 and said[0].endswith(
+        f"both on a circle or sphere; got Normal and {name}. Change the prior or the posterior."
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: dist.Poisson(TWO).to_event(1),
+        lambda: dist.OneHotCategorical(TWO),
+        lambda: dist.Bernoulli(TWO / 4).to_event(1),
+    ],
+    ids=["poisson", "one-hot", "bernoulli"],
+)
+def test_integers_are_no_density(make):
+    prior = Broken(make)
+    for call in (
+        lambda: check_prior(prior, 2),
+        lambda: VAE(*mlp((2,), 2), prior, Normal()).check(torch.zeros(4, 2)),
+    ):
+        with pytest.raises(ValueError, match="Broken: a prior must have a density; got .*integers"):
+            call()
+
+
+class Hierarchical(nn.Module):
+    """A prior whose mean is a sample site."""
+
+    def forward(self):
+        loc = pyro.sample("level", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        return dist.Normal(loc, torch.ones(2)).to_event(1)
+
+
+class Bayesian(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.level = PyroSample(dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    def forward(self):
+        return dist.Normal(self.level, torch.ones(2)).to_event(1)
+
+
+@pytest.mark.parametrize("kind", [Hierarchical, Bayesian])
+def test_sites_in_forward_are_refused_by_the_check_and_by_training_in_one_sentence(kind):
+    prior, x = kind(), torch.zeros(8, 2)
+    vae = VAE(*mlp((2,), 2), prior, Normal())
+    said = []
+    for call in (
+        lambda: check_prior(prior, 2),
+        lambda: vae.check(x),
+        lambda: fit(vae, DecompositionELBO(), Data(x.numpy()), steps=1),
+        lambda: evaluate(vae, Data(x.numpy())),
+        lambda: vae.sample(3),
+        lambda: DecompositionELBO(1.0, inclusive_kl, prior=prior).loss(plain_model, vae.guide, x),
+    ):
+        with pytest.raises(TypeError) as caught:
+            call()
+        said.append(str(caught.value))
+    assert set(said) == {
+        f"{kind.__name__}: forward() must not call pyro.sample, since no guide samples its sites; got site "
+        "'level'. Return a distribution that holds what is random."
+    }
+
+
+def plain_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def test_a_deterministic_site_in_forward_is_no_sample():
+    def make():
+        return dist.Normal(pyro.deterministic("loc", torch.zeros(2)), 1.0).to_event(1)
+
+    assert check_prior(Broken(make), 2).startswith("ok: integrates to")
 
 
 def test_check_prior_leaves_random_numbers_and_gradients_alone():

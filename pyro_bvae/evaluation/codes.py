@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from ..datasets import Data
 from ..guard import first_batch
+from ..kl import closed_form
 from ..vae import VAE, evaluating, vae_device, vae_dtype
 
 BATCH = 500
@@ -52,9 +52,8 @@ def encode_data(vae: VAE, data: Any, transform: Transform = None) -> Codes:
         for x, labels in batches(vae, data, transform):
             q_z = vae.q_z(x, labels)
             z = q_z.sample()
-            try:
-                kl = kl_divergence(q_z, p_z)
-            except NotImplementedError:
+            kl = closed_form(q_z, p_z)
+            if kl is None:
                 kl, closed = q_z.log_prob(z) - p_z.log_prob(z), False
             log_px_z = vae.log_px_z(x, z, labels)
             parts.append((q_z.mean, q_z.variance.sqrt(), z, log_px_z, kl))
@@ -84,9 +83,8 @@ def _kl_per_latent(q_z: TorchDistributionMixin, p_z: TorchDistributionMixin) -> 
     q, p = getattr(q_z, "base_dist", None), getattr(p_z, "base_dist", None)
     if q is None or p is None or len(p.batch_shape) != 1 or q.event_shape or p.event_shape:
         return None
-    try:
-        kl: Tensor = kl_divergence(q, p)
-    except NotImplementedError:
+    kl = closed_form(q, p)
+    if kl is None:
         z = q.sample()
         kl = q.log_prob(z) - p.log_prob(z)
     return kl.sum(0)

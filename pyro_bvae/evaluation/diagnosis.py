@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+_OF_DIAGONAL = {
+    "divergence": "D(q(z), p(z))",
+    "mutual_information": "I(x; z), KL(q(z) || p(z)), total correlation, overlap",
+}
+
 
 def diagnose(metrics: dict[str, Any], config: Any) -> list[str]:
     """What a colleague would say on seeing the numbers: empty where nothing is amiss."""
@@ -24,6 +29,12 @@ def diagnose(metrics: dict[str, Any], config: Any) -> list[str]:
         says.append(f"{idle} of {metrics['latents']} latents {metrics['idle_means']}: {remedy}.")
     if not config.conditional:  # the label goes to the decoder: classes may share components
         says += _diagnose_clusters(metrics, sorter)
+    missing = [name for key, name in _OF_DIAGONAL.items() if metrics.get(key, 0) is None]
+    if missing:
+        says.append(
+            f"Not measured: {', '.join(missing)}. Over all rows they need posteriors that are diagonal "
+            "Normals; --divergence mmd and mmd-per-dim need only samples."
+        )
     if metrics.get("divergence_name") in ("inclusive-kl", "exclusive-kl", "total-correlation"):
         says += _diagnose_bias(metrics, config)
     below = capacity and metrics["kl"] < 0.9 * config.capacity - 1

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 
+from ..kl import closed_form, family
 from .wrapping import as_pyro
 
 _N = 50_000
@@ -24,15 +26,17 @@ def check_prior(prior: nn.Module, latent_dim: int) -> str:
     """Check that ``prior`` keeps the contract of a prior over ``latent_dim`` latents.
 
     Checked: a module returning a Pyro distribution of ``batch_shape ()`` and ``event_shape
-    (latent_dim,)``; finite samples with finite log-density; a density that integrates to 1 and agrees
-    with the samples (importance sampling, in few dimensions); a gradient for every parameter.
+    (latent_dim,)`` without sample sites of its own; finite samples with finite log-density; a density,
+    0 outside the distribution's support, that integrates to 1 and agrees with the samples (importance
+    sampling, in few dimensions); a gradient for every parameter.
 
     Returns:
-        One line: ``"ok: integrates to 1.000, KL by Monte Carlo"``; it says what could not be checked.
+        One line: ``"ok: integrates to 1.000, KL by Monte Carlo"``, the KL from a Normal posterior. It says
+        what could not be checked, and where a posterior must stay within the prior's support.
 
     Raises:
-        TypeError: not a module, or no Pyro distribution.
-        ValueError: wrong shapes, values or density; the sentence says which.
+        TypeError: not a module, no Pyro distribution, or a sample site in forward().
+        ValueError: wrong shapes, values or density; integers, or a circle; the sentence says which.
 
     Examples:
         >>> from pyro_bvae.priors import SpikeSlab
@@ -45,13 +49,41 @@ def check_prior(prior: nn.Module, latent_dim: int) -> str:
         z = p_z.sample((_N,))
         log_p = p_z.log_prob(z)
         _check_values(name, z, log_p, latent_dim)
-        integral = _check_density(name, p_z, z)
-        kl = "in closed form" if _closed_form(p_z) else "by Monte Carlo"
-    notes = [integral, f"KL {kl}"]
+        q_z = dist.Normal(torch.zeros_like(z[0]), 1.0).to_event(1)
+        kl = "by Monte Carlo" if closed_form(q_z, p_z) is None else "in closed form"
+        notes = [_check_density(name, p_z, z)]
+        whole = _inside(p_z, q_z.sample((_N,))).all()
+        notes += [f"KL {kl}" if whole else "the posterior must lie in its support"]
     _check_gradients(name, prior)
     if not p_z.has_rsample:
         notes.append("no rsample: D gives it no gradient")
     return "ok: " + ", ".join(notes)
+
+
+class _NoSites(Messenger):
+    """Refuse `pyro.sample` inside a prior: the guide has no such site."""
+
+    def __init__(self, prior: nn.Module) -> None:
+        super().__init__()
+        self.owner = type(prior).__name__
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"]:
+            # Pyro would add the shapes of its trace to a ValueError.
+            raise TypeError(
+                f"{self.owner}: forward() must not call pyro.sample, since no guide samples its sites; got "
+                f"site {msg['name']!r}. Return a distribution that holds what is random."
+            )
+
+
+def call_prior(prior: nn.Module) -> TorchDistributionMixin:
+    """``prior()`` as a distribution of Pyro's; its forward() must have no sample sites.
+
+    Raises:
+        TypeError: it has one, or it returns no distribution that Pyro has.
+    """
+    with _NoSites(prior):
+        return as_pyro(prior(), f"{type(prior).__name__}: what forward() returns")
 
 
 def prior_distribution(prior: nn.Module, latent_dim: int) -> TorchDistributionMixin:
@@ -68,7 +100,12 @@ def prior_distribution(prior: nn.Module, latent_dim: int) -> TorchDistributionMi
             f"{name}: parameters must not be NaN; got NaN in {', '.join(nan)}. "
             "Lower the learning rate, or start from other values."
         )
-    p_z = as_pyro(prior(), f"{name}: what forward() returns")
+    p_z = call_prior(prior)
+    if _discrete(p_z):
+        raise ValueError(
+            f"{name}: a prior must have a density; got {family(p_z)}, whose values are integers. Use a "
+            "continuous distribution."
+        )
     if p_z.batch_shape != () or p_z.event_shape != (latent_dim,):
         raise ValueError(
             f"{name}: the distribution must have batch_shape () and event_shape ({latent_dim},); got "
@@ -76,6 +113,21 @@ def prior_distribution(prior: nn.Module, latent_dim: int) -> TorchDistributionMi
             "independent dimensions, and parameters of length latent_dim."
         )
     return p_z
+
+
+def _discrete(p_z: TorchDistributionMixin) -> bool:
+    try:
+        return bool(p_z.support.is_discrete)
+    except NotImplementedError:
+        return False
+
+
+def _inside(p_z: TorchDistributionMixin, z: Tensor) -> Tensor:
+    """Which rows of ``z (n, D)`` lie in the support: all, where none is stated. ``(n,)``, bool."""
+    try:
+        return cast(Tensor, p_z.support.check(z))
+    except NotImplementedError:
+        return torch.ones(len(z), dtype=torch.bool, device=z.device)
 
 
 def _check_values(name: str, z: Tensor, log_p: Tensor, latent_dim: int) -> None:
@@ -100,7 +152,7 @@ def _check_density(name: str, p_z: TorchDistributionMixin, z: Tensor) -> str:
     # The proposal: a Student-t on each of some samples of p, as heavy-tailed as any prior worth the
     # name and as wide as the gap to that sample's neighbours, so that narrow parts are covered too.
     centres = z[:_KERNELS]
-    gaps = torch.cdist(centres, z[_KERNELS : 5 * _KERNELS]).kthvalue(10, dim=1).values
+    gaps = _distances(centres, z[_KERNELS : 5 * _KERNELS]).kthvalue(10, dim=1).values
     widths = 2 * gaps.clamp(min=1e-6) / math.sqrt(dim)
     chi2 = dist.Chi2(z.new_tensor(_DF)).sample((_N, 1))
     shift = torch.randn_like(z) / (chi2 / _DF).sqrt()
@@ -112,15 +164,25 @@ def _check_density(name: str, p_z: TorchDistributionMixin, z: Tensor) -> str:
         - dim * math.log(_DF * math.pi) / 2
         - math.log(_KERNELS)
     )
-    log_r = constant + torch.cat(
+    log_r = torch.cat(
         [
-            torch.logsumexp(
-                -(_DF + dim) / 2 * ((block / widths) ** 2 / _DF).log1p() - dim * widths.log(), 1
-            )
-            for block in (torch.cdist(part, centres) for part in points.split(5000))
+            _distances(part, centres)
+            .div_(widths * math.sqrt(_DF))
+            .square_()
+            .log1p_()
+            .mul_(-(_DF + dim) / 2)
+            .sub_(dim * widths.log())
+            .logsumexp(1)
+            for part in points.split(5000)
         ]
-    )
-    weights = (p_z.log_prob(points) - log_r).exp()
+    ).add_(constant)
+    inside = _inside(p_z, points)
+    if not inside.all():
+        moved = z + 1e-3 * z.std(0).max() * torch.randn_like(z)
+        if _inside(p_z, moved).float().mean() < 0.5:  # samples about their own place
+            return "integral not checkable on a support without volume"
+    weights = torch.zeros_like(log_r)
+    weights[inside] = (p_z.log_prob(points[inside]) - log_r[inside]).exp()
     total = weights.mean().item()
     error = weights.std().item() / math.sqrt(_N)
     if not error < 0.02 * max(total, 1.0):
@@ -132,6 +194,11 @@ def _check_density(name: str, p_z: TorchDistributionMixin, z: Tensor) -> str:
         )
     _check_moments(name, z, points, weights)
     return f"integrates to {total:.3f}"
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Of all pairs; torch's default subtracts squares, which in float32 loses those below about .001."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _check_moments(name: str, z: Tensor, points: Tensor, weights: Tensor) -> None:
@@ -156,15 +223,6 @@ def _own_noise(prior: nn.Module) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         yield
-
-
-def _closed_form(p_z: TorchDistributionMixin) -> bool:
-    loc = torch.zeros_like(p_z.sample())
-    try:
-        kl_divergence(dist.Normal(loc, torch.ones_like(loc)).to_event(1), p_z)
-    except NotImplementedError:
-        return False
-    return True
 
 
 def _check_gradients(name: str, prior: nn.Module) -> None:

@@ -114,8 +114,8 @@ const MEANS = {
   identity: (v) => v,
   sigmoid,
   continuous_bernoulli: (logit) => {
-    const v = Math.max(-15.94, Math.min(15.94, logit)); // as torch, whose p keeps off 0 and 1
-    return Math.abs(v) < 0.05 ? 0.5 + v / 12 - v ** 3 / 720 : 1 / (1 - Math.exp(-v)) - 1 / v;
+    const near = 0.5 + logit / 12 - logit ** 3 / 720; // else the difference cancels
+    return Math.abs(logit) < 0.05 ? near : 1 / (1 - Math.exp(-logit)) - 1 / logit;
   },
 };
 
