@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from typing import Any
+from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
@@ -60,15 +59,26 @@ def check_support(q: TorchDistributionMixin, p: TorchDistributionMixin) -> None:
     Raises:
         ValueError: one sentence.
     """
-    kl = closed_form(q, p)
-    leaves = kl is not None and bool(torch.isposinf(kl).any())
-    with contextlib.suppress(NotImplementedError):  # a distribution that states no support
-        leaves = leaves or not p.support.check(q.sample()).all()
-    if leaves:
+    if leaves_support(q, p):
         raise ValueError(
             f"VAE: the posterior must lie in the prior's support; got {family(q)}, which leaves that of "
             f"{family(p)}. Let the encoder return a distribution on that support, or change the prior."
         )
+
+
+def leaves_support(q: TorchDistributionMixin, p: TorchDistributionMixin) -> bool:
+    """Whether a closed form, or one sample of each q, shows that q reaches where p has no density."""
+    kl = closed_form(q, p)
+    infinite = kl is not None and bool(torch.isposinf(kl).any())
+    return infinite or not inside(p, q.sample()).all()
+
+
+def inside(p: TorchDistributionMixin, z: Tensor) -> Tensor:
+    """Which rows of ``z (n, D)`` lie in p's support: all, where p states none. ``(n,)``, bool."""
+    try:
+        return cast(Tensor, p.support.check(z))
+    except NotImplementedError:
+        return torch.ones(len(z), dtype=torch.bool, device=z.device)
 
 
 def family(distribution: Any) -> str:

@@ -710,6 +710,7 @@ SUPPORTS = {
     "a steep Beta": of("Beta", torch.tensor([0.5]), torch.tensor([0.5])),
     "HalfNormal": of("HalfNormal", TWO),
     "Uniform": of("Uniform", -TWO, TWO),
+    "a wide Uniform": of("Uniform", -50 * TWO, 50 * TWO),
     "Exponential": of("Exponential", TWO),
     "Pareto": of("Pareto", TWO, TWO),
     "InverseGamma": of("InverseGamma", TWO + 1, TWO),

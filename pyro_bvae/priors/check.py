@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -13,7 +13,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from ..kl import closed_form, family
+from ..kl import closed_form, family, inside, leaves_support
 from .wrapping import as_pyro
 
 _N = 50_000
@@ -52,8 +52,8 @@ def check_prior(prior: nn.Module, latent_dim: int) -> str:
         q_z = dist.Normal(torch.zeros_like(z[0]), 1.0).to_event(1)
         kl = "by Monte Carlo" if closed_form(q_z, p_z) is None else "in closed form"
         notes = [_check_density(name, p_z, z)]
-        whole = _inside(p_z, q_z.sample((_N,))).all()
-        notes += [f"KL {kl}" if whole else "the posterior must lie in its support"]
+        leaves = leaves_support(q_z.expand([_N]), p_z)
+        notes += ["the posterior must lie in its support" if leaves else f"KL {kl}"]
     _check_gradients(name, prior)
     if not p_z.has_rsample:
         notes.append("no rsample: D gives it no gradient")
@@ -122,14 +122,6 @@ def _discrete(p_z: TorchDistributionMixin) -> bool:
         return False
 
 
-def _inside(p_z: TorchDistributionMixin, z: Tensor) -> Tensor:
-    """Which rows of ``z (n, D)`` lie in the support: all, where none is stated. ``(n,)``, bool."""
-    try:
-        return cast(Tensor, p_z.support.check(z))
-    except NotImplementedError:
-        return torch.ones(len(z), dtype=torch.bool, device=z.device)
-
-
 def _check_values(name: str, z: Tensor, log_p: Tensor, latent_dim: int) -> None:
     if z.shape != (len(z), latent_dim) or not torch.isfinite(z).all():
         raise ValueError(
@@ -176,13 +168,13 @@ def _check_density(name: str, p_z: TorchDistributionMixin, z: Tensor) -> str:
             for part in points.split(5000)
         ]
     ).add_(constant)
-    inside = _inside(p_z, points)
-    if not inside.all():
+    within = inside(p_z, points)
+    if not within.all():
         moved = z + 1e-3 * z.std(0).max() * torch.randn_like(z)
-        if _inside(p_z, moved).float().mean() < 0.5:  # samples about their own place
+        if inside(p_z, moved).float().mean() < 0.5:  # samples about their own place
             return "integral not checkable on a support without volume"
     weights = torch.zeros_like(log_r)
-    weights[inside] = (p_z.log_prob(points[inside]) - log_r[inside]).exp()
+    weights[within] = (p_z.log_prob(points[within]) - log_r[within]).exp()
     total = weights.mean().item()
     error = weights.std().item() / math.sqrt(_N)
     if not error < 0.02 * max(total, 1.0):
