@@ -522,7 +522,7 @@ BAD = {
     "pca beyond the rank": ("--prior pca --latent-dim 3", r"at most the rank .*, 2; got 3"),
     "flow in 1-D": ("--prior flow --latent-dim 1", r"Flow: latent_dim must be at least 2"),
     "nan": ("--dataset nan.npy", r"--dataset: values must be finite; got NaN"),
-    "wide images": ("--dataset wide.npz", r"images must lie in \[0, 1\]; got values from -?\d"),
+    "wide images": ("--dataset wide.npz", r"bernoulli needs data in \[0, 1\]; got values from -?\d"),
     "four channels": ("--dataset rgba.npz", r"images must have 1 or 3 channels; got shape \(20, 8"),
     "full covariance": (
         "--network own_priors:full_covariance --beta-tc 2", r"the posterior must be a product over",

@@ -94,7 +94,7 @@ def _turn(image: Image) -> int:
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
         return 1
     turn = image.getexif().get(_ORIENTATION)
-    return turn if turn in range(1, 9) else 1
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
 
 
 def _centre(image: Image, size: int) -> Image:
