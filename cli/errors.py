@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -77,5 +77,6 @@ def _show(message: Warning | str, *where: Any, **more: Any) -> None:
 def _line(text: str) -> None:
     from tqdm import tqdm
 
-    with tqdm.external_write_mode(sys.stderr):  # above a progress bar, where there is one
+    # A note that nobody can read any more must not end a training.
+    with suppress(OSError), tqdm.external_write_mode(sys.stderr):  # above a progress bar
         click.echo(text, err=True)
