@@ -44,7 +44,7 @@ def one_usage_sentence() -> Iterator[None]:
 
 def fail(sentence: str, code: int = USAGE) -> None:
     """Print ``sentence`` on standard error and exit."""
-    rank = os.environ.get("RANK", "0")  # of several processes that torchrun started
+    rank = os.environ.get("RANK") or "0"  # of several processes that torchrun started
     click.echo(f"{'' if rank == '0' else f'[rank {rank}] '}Error: {sentence}", err=True)
     sys.exit(code)
 

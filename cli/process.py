@@ -51,7 +51,7 @@ def choose_threads(network: str | None) -> None:
 
 def is_first() -> bool:
     """Whether this is the process that speaks and writes, of those that torchrun may have started."""
-    return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"
+    return not os.environ.get("WORLD_SIZE") or (os.environ.get("RANK") or "0") == "0"
 
 
 class Signals:

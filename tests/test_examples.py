@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from pyro_bvae import runs
 from pyro_bvae.datasets import Data
 from pyro_bvae.priors import PRIORS
 
@@ -83,7 +84,22 @@ def test_fashion_mnist(tmp_path, monkeypatch, capsys):
     def refuse(*args, **kwargs):
         raise AssertionError("a finished setting was trained again")
 
+    def stop(state):
+        raise KeyboardInterrupt
+
+    def interrupted(*args, on_step):
+        return runs.train(*args, on_step=stop)
+
+    monkeypatch.setattr("pyro_bvae.train", interrupted)
+    longer = ("--epochs", 2, *arguments[2:])  # a step an epoch
+    with pytest.raises(KeyboardInterrupt):
+        run("fashion_mnist.py", *longer, monkeypatch=monkeypatch)
     monkeypatch.setattr("pyro_bvae.train", refuse)
+    capsys.readouterr()
+    run("fashion_mnist.py", *longer, monkeypatch=monkeypatch)
+    shown = capsys.readouterr().err
+    assert "w0.8-alpha100-epochs2-seed0: 100%" in shown and "2/2" in shown
+    assert runs.load_run(tmp_path / "w0.8-alpha100-epochs2-seed0").history[-1]["step"] == 2
     checkpoint = figures.parent / "checkpoint.pt"
     before = checkpoint.read_bytes()
     run("fashion_mnist.py", *arguments, monkeypatch=monkeypatch)

@@ -13,13 +13,14 @@ import pytest
 from click.testing import CliRunner
 from pyro_bvae.cli import errors, sweep
 from pyro_bvae.cli.main import COMMANDS, main
-from pyro_bvae.cli.process import settle_streams
+from pyro_bvae.cli.process import is_first, settle_streams
 
 from pyro_bvae import measuring, writing
 from pyro_bvae.build import build
 from pyro_bvae.config import Config
 from pyro_bvae.datasets import DATASETS, load_dataset
 from pyro_bvae.datasets.loading import find_loader
+from pyro_bvae.distributed import ranks
 from pyro_bvae.faults import enough_memory
 from pyro_bvae.runs import load_run, read_config
 from pyro_bvae.sweep import read_sweep
@@ -45,7 +46,11 @@ def python(*arguments, **changed):
     """A process of its own, with changed variables of its environment."""
     environment = {name: v for name, v in (os.environ | changed).items() if v is not None}
     return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True
+        [sys.executable, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
 
 
@@ -75,7 +80,9 @@ def trained(home):
 # Pictures
 
 
-@pytest.mark.parametrize("backend", ["no-such-backend", "svg"])
+@pytest.mark.parametrize(
+    "backend", ["no-such-backend", pytest.param("svg", marks=pytest.mark.slow)]
+)
 def test_pictures_are_drawn_whatever_backend_the_environment_names(backend, tmp_path):
     """That of a notebook is unknown outside of it. One that is known is still the user's choice for pyplot."""
     code = (
@@ -270,6 +277,16 @@ def test_a_folder_that_was_deleted_is_named(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert "The current folder must exist; it was deleted." in done.stderr
+
+
+def test_empty_variables_of_torchrun_are_as_good_as_none(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")
+    assert ranks() == (0, 1, 0) and is_first()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert is_first()
+    monkeypatch.setenv("RANK", "1")
+    assert ranks() == (1, 2, 0) and not is_first()
 
 
 # What is typed

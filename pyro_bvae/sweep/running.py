@@ -155,7 +155,7 @@ def check(sweep: Sweep, jobs: int | None, retries: int, trust: bool) -> None:
         if value < least or (name == "jobs" and value == 0):
             rule = "at least 1, or -1 for one per core" if name == "jobs" else "at least 0"
             raise ValueError(f"run_sweep: {name} must be {rule}; got {value}.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise ValueError(
             "run_sweep: a sweep must be started as one process; torchrun started "
             f"{os.environ['WORLD_SIZE']}. Start it without torchrun, with --jobs."
