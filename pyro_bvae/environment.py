@@ -51,7 +51,7 @@ def located(path: Path, config: Config) -> Config:
         folder = None
     if not isinstance(folder, str):  # of a run before it was kept
         return config
-    found = {}
+    found: dict[str, Any] = {}
     for name in ("dataset", "data_dir"):
         value = getattr(config, name)
         if value is not None and value not in DATASETS:

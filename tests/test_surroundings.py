@@ -298,7 +298,6 @@ def test_empty_variables_of_torchrun_are_as_good_as_none(monkeypatch):
         ("run --metrics mig mcc", "must be separated by commas; got mig mcc. Write --metrics mig,mcc."),
         ("--metrics mig mcc run", "must be separated by commas; got mig mcc. Write --metrics mig,mcc."),
         ("--metrics mig mcc", "must be separated by commas; got mig mcc. Write --metrics mig,mcc."),
-        ("run other", "evaluate takes one RUN; got run other. Evaluate them one by one."),
     ],
 )  # fmt: skip
 def test_names_of_metrics_after_a_space_are_no_runs(arguments, sentence):
