@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import click
 
-from .options import examples
+from .options import Place, examples
 
 _PACKAGES = ("torch", "torchvision", "pyro-ppl", "numpy", "h5py", "scikit-learn", "matplotlib")
 
@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "torchvision", "pyro-ppl", "numpy", "h5py", "scikit-learn"
 @click.command("doctor", epilog=examples("doctor", "doctor --data-dir data"))
 @click.option(
     "--data-dir",
-    type=click.Path(),
+    type=Place(),
     help="Folder holding the data sets [default: $PYRO_BVAE_DATA, else ./data].",
 )
 def command(data_dir: str | None) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -44,7 +44,7 @@ def one_usage_sentence() -> Iterator[None]:
 
 def fail(sentence: str, code: int = USAGE) -> None:
     """Print ``sentence`` on standard error and exit."""
-    rank = os.environ.get("RANK", "0")  # of several processes that torchrun started
+    rank = os.environ.get("RANK") or "0"  # of several processes that torchrun started
     click.echo(f"{'' if rank == '0' else f'[rank {rank}] '}Error: {sentence}", err=True)
     sys.exit(code)
 
@@ -77,5 +77,6 @@ def _show(message: Warning | str, *where: Any, **more: Any) -> None:
 def _line(text: str) -> None:
     from tqdm import tqdm
 
-    with tqdm.external_write_mode(sys.stderr):  # above a progress bar, where there is one
+    # A note that nobody can read any more must not end a training.
+    with suppress(OSError), tqdm.external_write_mode(sys.stderr):  # above a progress bar
         click.echo(text, err=True)

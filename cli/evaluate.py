@@ -13,7 +13,7 @@ from pyro_bvae.config import BASELINES, MEASURES, METRICS
 from pyro_bvae.writing import check_file, check_run, write_json
 
 from .errors import one_line_notes, one_sentence
-from .options import examples, one_of, trust
+from .options import Place, examples, one_of, trust
 from .process import tune_allocator
 from .table import echo_table
 
@@ -27,7 +27,7 @@ from .table import echo_table
         "evaluate --codes codes.npz --factors factors.npz",
     ),
 )
-@click.argument("run", type=click.Path(), required=False)
+@click.argument("words", metavar="[RUN]", nargs=-1, type=Place())
 @click.option(
     "--metrics",
     multiple=True,
@@ -59,15 +59,15 @@ from .table import echo_table
 )
 @click.option(
     "--codes",
-    type=click.Path(),
+    type=Place(),
     help="Without RUN: .npy or .npz of codes (n, latents), of any library.",
 )
 @click.option(
     "--factors",
-    type=click.Path(),
+    type=Place(),
     help="With --codes: .npy or .npz of integer factors (n, factors).",
 )
-@click.option("--out", type=click.Path(), help="With --codes: JSON file to write as well.")
+@click.option("--out", type=Place(), help="With --codes: JSON file to write as well.")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -75,16 +75,32 @@ from .table import echo_table
 )
 @trust
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def command(run: str | None, codes: str | None, factors: str | None, **options: Any) -> None:
+def command(words: tuple[str, ...], codes: str | None, factors: str | None, **options: Any) -> None:
     """Measure a trained RUN on held-out data, or codes of any library against known factors."""
     names = [name.strip() for text in options["metrics"] for name in text.split(",")] or None
     with one_sentence(), one_line_notes():
+        run = _one_run(words, names)
         if run is None:
             _evaluate_codes(codes, factors, names, options)
             return
         if codes is not None or factors is not None or options["out"] is not None:
             raise ValueError("--codes, --factors and --out go without RUN. Leave either out.")
         _evaluate_run(run, names, options)
+
+
+def _one_run(words: tuple[str, ...], names: list[str] | None) -> str | None:
+    """The one RUN; names of metrics that a space keeps from --metrics are refused."""
+    metrics = [word for word in words if word in (*MEASURES, *METRICS) and not Path(word).is_dir()]
+    if names and metrics:
+        typed = [*names, *metrics]
+        raise ValueError(
+            f"--metrics must be separated by commas; got {' '.join(typed)}. Write --metrics {','.join(typed)}."
+        )
+    if len(words) > 1:
+        raise ValueError(
+            f"evaluate takes one RUN; got {' '.join(words)}. Evaluate them one by one."
+        )
+    return words[0] if words else None
 
 
 def _evaluate_run(run: str, names: list[str] | None, options: dict[str, Any]) -> None:

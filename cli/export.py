@@ -9,12 +9,12 @@ import click
 from pyro_bvae.writing import check_inside, check_run
 
 from .errors import fail, one_sentence
-from .options import examples, trust
+from .options import Place, examples, trust
 
 
 @click.command("export", epilog=examples("export runs/spirals-mixture-1"))
-@click.argument("run", type=click.Path())
-@click.option("--out", type=click.Path(), help="Folder for the two files [default: RUN/onnx].")
+@click.argument("run", type=Place())
+@click.option("--out", type=Place(), help="Folder for the two files [default: RUN/onnx].")
 @trust
 def command(run: str, out: str | None, trust: bool) -> None:
     """Write encoder and decoder of a trained RUN as ONNX, to use them without torch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from pyro_bvae import __version__
 from pyro_bvae.config import unknown
 
 from .errors import one_usage_sentence
+from .process import settle_streams
 
 COMMANDS = {
     "train": "Train a model and see its numbers and pictures.",
@@ -39,6 +41,10 @@ class _Lazy(click.Group):
         command: click.Command = module.command
         return command
 
+    def main(self, *args: Any, **more: Any) -> Any:
+        settle_streams()
+        return super().main(*args, **more)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args:  # asks for help, which click raises
             return super().parse_args(ctx, args)
@@ -47,6 +53,10 @@ class _Lazy(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with one_usage_sentence():
+            try:
+                os.getcwd()
+            except FileNotFoundError:  # torch's libraries end the process there without a reason
+                ctx.fail("The current folder must exist; it was deleted. Change to another one.")
             return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,16 @@ _OBJECTIVES = (
     (("gamma", "capacity"), ("beta", "alpha", "divergence", "beta_tc", "estimator")),
     (("beta_tc",), ("beta", "alpha", "divergence", "gamma", "capacity")),
 )
+
+
+class Place(click.Path):
+    """A path; "~" is the user's home, also where a shell leaves it as it is: in --out=~/x."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:  # an empty variable of a shell, which would mean the current folder
+            self.fail("it must name a path; got an empty text.", param, ctx)
+        return super().convert(os.path.expanduser(value), param, ctx)
+
 
 trust = click.option(
     "--trust", is_flag=True, help="Import the code of one's own that the run names."

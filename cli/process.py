@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -50,7 +51,7 @@ def choose_threads(network: str | None) -> None:
 
 def is_first() -> bool:
     """Whether this is the process that speaks and writes, of those that torchrun may have started."""
-    return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"
+    return not os.environ.get("WORLD_SIZE") or (os.environ.get("RANK") or "0") == "0"
 
 
 class Signals:
@@ -99,3 +100,21 @@ class Signals:
     def code(self) -> int:
         """The exit code that shells give a process ended by this signal."""
         return 128 + (self.asked or signal.SIGINT)
+
+
+def settle_streams() -> None:
+    """Let closed standard streams lead nowhere, and show what the terminal's encoding lacks as an escape.
+
+    Without it the next file that is opened, such as a checkpoint, would take the number of a closed
+    stream, and receive what any library prints there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
+        elif name != "stdin" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -9,7 +9,7 @@ import click
 from pyro_bvae.writing import check_run
 
 from .errors import one_sentence
-from .options import examples, trust
+from .options import Place, examples, trust
 
 
 @click.command(
@@ -19,10 +19,10 @@ from .options import examples, trust
         "report runs/mnist-gaussian-1 runs/mnist-gaussian-2 --out both.html",
     ),
 )
-@click.argument("runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=click.Path())
+@click.argument("runs", metavar="RUN [RUN ...]", nargs=-1, required=True, type=Place())
 @click.option(
     "--out",
-    type=click.Path(),
+    type=Place(),
     help="HTML file to write [default: RUN/report.html; ./report.html for several runs].",
 )
 @trust

@@ -11,7 +11,7 @@ import click
 from pyro_bvae.recipes import SCALES
 
 from .errors import fail, one_line_notes, one_sentence
-from .options import examples, one_of
+from .options import Place, examples, one_of
 from .process import Signals, choose_threads, tune_allocator
 
 
@@ -31,9 +31,7 @@ from .process import Signals, choose_threads, tune_allocator
 )
 @click.option("--seeds", type=int, help="Runs of each setting [default: the recipe's].")
 @click.option("--jobs", type=int, default=1, help="Processes; -1 for one per core. [default: 1]")
-@click.option(
-    "--out", type=click.Path(), help="Folder of the runs [default: runs/EXPERIMENT-SCALE]."
-)
+@click.option("--out", type=Place(), help="Folder of the runs [default: runs/EXPERIMENT-SCALE].")
 @click.option(
     "--device",
     default="auto",
@@ -42,7 +40,7 @@ from .process import Signals, choose_threads, tune_allocator
 )
 @click.option(
     "--data-dir",
-    type=click.Path(),
+    type=Place(),
     help="Folder holding the data sets, for those that lie in files [default: $PYRO_BVAE_DATA, else ./data].",
 )
 @click.option(

@@ -9,7 +9,7 @@ import click
 from pyro_bvae.writing import check_run, read_class_names
 
 from .errors import one_sentence
-from .options import examples, trust
+from .options import Place, examples, trust
 
 
 @click.command(
@@ -18,7 +18,7 @@ from .options import examples, trust
         "sample runs/spirals-mixture-1", "sample runs/spirals-mixture-1 -n 1000 --out x.npz"
     ),
 )
-@click.argument("run", type=click.Path())
+@click.argument("run", type=Place())
 @click.option(
     "-n",
     default=64,
@@ -36,7 +36,7 @@ from .options import examples, trust
 )
 @click.option(
     "--out",
-    type=click.Path(),
+    type=Place(),
     help="PNG, or NPZ for the numbers [default: RUN/figures/samples-SEED.png].",
 )
 @trust

@@ -8,16 +8,14 @@ from typing import Any
 import click
 
 from .errors import fail, one_line_notes, one_sentence
-from .options import examples, trust
+from .options import Place, examples, trust
 from .process import Signals, choose_threads, tune_allocator
 from .table import echo_table
 
 
 @click.command("sweep", epilog=examples("sweep sweep.toml --jobs 4", "sweep sweep.toml --dry-run"))
-@click.argument("file", metavar="SWEEP.toml", type=click.Path())
-@click.option(
-    "--out", type=click.Path(), help="Folder of the runs [default: runs/<name of the file>]."
-)
+@click.argument("file", metavar="SWEEP.toml", type=Place())
+@click.option("--out", type=Place(), help="Folder of the runs [default: runs/<name of the file>].")
 @click.option("--jobs", type=int, default=1, help="Processes; -1 for one per core. [default: 1]")
 @click.option(
     "--retries",
@@ -73,14 +71,14 @@ def _exit(rows: list[Any]) -> None:
 def train_seeds(config: Any, n: int, out: str | None, jobs: int, trust: bool) -> None:
     """The smallest sweep: a configuration under ``n`` seeds, their means on the terminal."""
     from pyro_bvae.sweep import over_seeds
-    from pyro_bvae.sweep.running import check, plan
+    from pyro_bvae.sweep.running import check, free_folder, plan
 
     prior = config.prior.replace(":", "-").replace(".", "-")
     stem = f"{Path(config.dataset).stem or 'data'}-{prior}-seeds"
-    folder = Path(out) if out else Path("runs") / stem
     with one_sentence():
         sweep = over_seeds(config, n)
         check(sweep, jobs, 2, trust)
+        folder = Path(out) if out else free_folder(sweep, Path("runs") / stem)
         rows = plan(sweep, folder)
     _exit(run(sweep, folder, rows, jobs=jobs, retries=2, trust=trust))
 

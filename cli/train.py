@@ -10,7 +10,7 @@ import click
 from pyro_bvae.config import GROUPS
 
 from .errors import fail, one_line_notes, one_sentence
-from .options import Sections, change_config, config_options, examples, make_config, trust
+from .options import Place, Sections, change_config, config_options, examples, make_config, trust
 from .process import Signals, choose_threads, is_first, tune_allocator
 from .table import echo_table
 
@@ -30,7 +30,7 @@ from .table import echo_table
 @click.option(
     "--resume",
     metavar="RUN",
-    type=click.Path(),
+    type=Place(),
     help="Go on with a run that was interrupted, by its own options.",
 )
 @click.option(
@@ -50,7 +50,7 @@ from .table import echo_table
     help="Train under so many seeds, from --seed on: means and standard errors [default: one run].",
 )
 @click.option("--jobs", type=int, default=1, help="With --seeds: processes. [default: 1]")
-@click.option("--out", type=click.Path(), help="Run directory [default: runs/DATASET-PRIOR-N].")
+@click.option("--out", type=Place(), help="Run directory [default: runs/DATASET-PRIOR-N].")
 @click.option(
     "--report/--no-report",
     default=True,
@@ -60,7 +60,7 @@ from .table import echo_table
 @click.option(
     "--tensorboard",
     metavar="FOLDER",
-    type=click.Path(),
+    type=Place(),
     help="Write every record to this folder, one of the run's own, for tensorboard --logdir.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")

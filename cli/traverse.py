@@ -9,7 +9,7 @@ import click
 from pyro_bvae.writing import check_run, read_class_names
 
 from .errors import one_sentence
-from .options import examples, trust
+from .options import Place, examples, trust
 
 
 @click.command(
@@ -19,7 +19,7 @@ from .options import examples, trust
         "traverse runs/mnist-gaussian-1 --example 3 --out latents.gif",
     ),
 )
-@click.argument("run", type=click.Path())
+@click.argument("run", type=Place())
 @click.option(
     "--example",
     default=0,
@@ -46,7 +46,7 @@ from .options import examples, trust
 )
 @click.option(
     "--out",
-    type=click.Path(),
+    type=Place(),
     help="PNG, or GIF to see it move [default: RUN/figures/traversal-EXAMPLE.png].",
 )
 @trust

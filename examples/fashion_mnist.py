@@ -8,6 +8,8 @@ sparsity rise with alpha, only under the sparse prior, at little cost in reconst
                                                             alpha = 1000 at w = .8
     python examples/fashion_mnist.py --epochs 20 --w 0 0.8 --alpha 0 100 1000
 
+The same command continues after an interruption.
+
 Needs the Fashion-MNIST files (--data-dir, PYRO_BVAE_DATA or --download). The official code clamps pixels to
 [1e-6, 1 - 1e-6]; at b = .1 that moves log p(x|z) by .01 nats at most, and is left out here.
 https://arxiv.org/abs/1812.02833
@@ -16,16 +18,17 @@ https://arxiv.org/abs/1812.02833
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from pyro_bvae import Config, Run, load_run, train
+from pyro_bvae import Config, Run, resume, train
 from pyro_bvae.build import load
 from pyro_bvae.evaluation import encode_data
 from pyro_bvae.plots import class_means, traversals
+from pyro_bvae.training import TrainingState
 
 CLASSES = [
     "T-shirt",
@@ -57,12 +60,16 @@ def run_one(w: float, alpha: float, args: argparse.Namespace) -> Run:
         device=args.device,
     )
     out = Path(args.out) / f"w{w:g}-alpha{alpha:g}-epochs{args.epochs}-seed{args.seed}"
-    if (out / "metrics.json").exists():  # finished before: read it back
-        run = load_run(out)
-    elif out.exists():
-        sys.exit(f"{out} holds an unfinished run. Move it away, or choose another --out.")
-    else:
-        run = train(config, out)
+    with tqdm(desc=out.name, unit=" steps", mininterval=0.2) as bar:
+
+        def show(state: TrainingState) -> None:
+            bar.total = state.total
+            bar.update(state.step - bar.n)
+
+        if (out / "config.json").exists():  # finished: read it back; interrupted: continue it
+            run = resume(out, device=args.device, data_dir=args.data_dir, on_step=show)
+        else:
+            run = train(config, out, on_step=show)
     draw(run)
     return run
 

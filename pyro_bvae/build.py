@@ -32,6 +32,7 @@ _BLOCK = 4096  # rows of a file scanned at a time
 _NOT_FINITE = "--dataset: values must be finite; got NaN or infinity. Remove or fill those rows."
 _HELD_BYTES = 1 << 30  # data on disk up to this size are read once
 _LEAST_STEPS = 2000  # of a training on data of one's own, whatever its size
+_MOST_UNSEEN = 1000  # classes without a row, as in a part of a larger data set
 _ROWS_FOR_PRIOR = 10_000  # for priors that start at the data
 
 
@@ -63,11 +64,23 @@ def build(config: Config) -> Built:
     n_classes = max(train.n_classes, test.n_classes) if config.conditional else 0
     if config.conditional and not n_classes:
         raise ValueError("--conditional needs labels; the data set has none. Leave it out.")
+    if config.conditional:
+        _check_classes(n_classes, train, test)
     vae = make_vae(config, train.x_shape, n_classes, x=train.x).to(device)
     objective = make_objective(config, len(train))
     _check_on_batch(vae, objective, config, train, device)
     schedules = make_schedules(config, total_steps(config, len(train)))
     return Built(config, train, test, vae, objective, schedules, make_transform(config))
+
+
+def _check_classes(n_classes: int, train: Data, test: Data) -> None:
+    """Every number up to the largest label gets weights: most must be those of a class."""
+    n_seen = len({k for d in (train, test) if d.labels is not None for k in np.unique(d.labels)})
+    if n_classes - n_seen > _MOST_UNSEEN:
+        raise ValueError(
+            f"--conditional needs labels that number the classes from 0; got {n_seen} values up to "
+            f"{n_classes - 1}. Number them, for example with numpy.unique(labels, return_inverse=True)."
+        )
 
 
 def choose_device(name: str) -> torch.device:

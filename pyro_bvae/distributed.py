@@ -39,10 +39,10 @@ _PARAMETERS = {
 
 def ranks() -> tuple[int, int, int]:
     """This process's rank, how many there are, its rank on this machine; ``(0, 1, 0)`` without torchrun."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    rank, world, local = (os.environ.get(n) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if not rank or not world:  # absent, or empty as in a container's settings
         return 0, 1, 0
-    rank, world, local = (os.environ.get(n, "0") for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    return int(rank), int(world), int(local)
+    return int(rank), int(world), int(local or 0)
 
 
 @contextmanager

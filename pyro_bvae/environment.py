@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import platform
 import sys
 import time
@@ -13,7 +15,7 @@ import pyro
 import torch
 
 from . import __version__
-from .config import FORMAT
+from .config import DATASETS, FORMAT, Config
 from .vae import VAE, vae_device
 from .writing import read_json, write_json
 
@@ -32,9 +34,31 @@ def environment(vae: VAE) -> dict[str, Any]:
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
+        "folder": os.getcwd(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def located(path: Path, config: Config) -> Config:
+    """``config`` of the run in ``path`` with data that were named from the folder it was trained in.
+
+    Where they are there no more, as on another machine, their names hold from the current folder.
+    """
+    try:
+        folder = read_json(path / "environment.json").get("folder")
+    except (ValueError, FileNotFoundError):
+        folder = None
+    if not isinstance(folder, str):  # of a run before it was kept
+        return config
+    found: dict[str, Any] = {}
+    for name in ("dataset", "data_dir"):
+        value = getattr(config, name)
+        if value is not None and value not in DATASETS:
+            there = os.path.join(folder, os.path.expanduser(value))
+            if os.path.exists(there):
+                found[name] = there
+    return dataclasses.replace(config, **found)
 
 
 def add_environment(path: Path, vae: VAE) -> None:

@@ -48,13 +48,12 @@ def enough_memory(config: Config) -> Iterator[None]:
         reason = str(error).strip().splitlines()[:1] or ["none left"]
         if not is_out_of_memory(error):
             raise
-        smaller = {
-            "--batch-size": config.batch_size,
-            "--latent-dim": config.latent_dim,
-            "--n-particles": config.n_particles if config.n_particles > 1 else None,
-            "--image-size": config.image_size,
-        }
-        options = " or ".join(f"{name} (now {v})" for name, v in smaller.items() if v is not None)
+        smaller = {"--batch-size": config.batch_size, "--latent-dim": config.latent_dim}
+        if config.n_particles > 1:
+            smaller["--n-particles"] = config.n_particles
+        if config.image_size is not None:
+            smaller["--image-size"] = config.image_size
+        options = " or ".join(f"{name} (now {v})" if v else name for name, v in smaller.items())
         raise MemoryError(
             f"train: a step must fit into memory; got: {reason[0][:200].rstrip('.')}. Lower {options}."
         ) from error

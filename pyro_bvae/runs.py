@@ -14,14 +14,13 @@ report.html       one page of all this, which the command adds
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +31,7 @@ from .build import Built, build, choose_device, make_vae, records_made
 from .checkpoint import Checkpoints, check_every, read_checkpoint, read_history
 from .config import Config
 from .distributed import ShardedVAE, agree, processes, ranks
-from .environment import add_environment, environment
+from .environment import add_environment, environment, located
 from .evaluation import spaced
 from .faults import enough_memory, said_why
 from .measuring import held_out_terms, measure
@@ -172,10 +171,9 @@ def resume(
     """
     check_every(checkpoint_every)
     path = Path(path)
-    config = read_config(path)
-    config = dataclasses.replace(
-        config, device=device or config.device, data_dir=data_dir or config.data_dir
-    )
+    written = read_config(path)
+    config = located(path, written)
+    config = replace(config, device=device or config.device, data_dir=data_dir or config.data_dir)
     _check_trust(path, config, trust)
     check_directory(path)
     with ExitStack() as joined:
@@ -197,6 +195,8 @@ def resume(
             )
         with ExitStack() as others:
             built, rank = _prepare(config, others, state)
+            # Under the name that the checkpoint knows.
+            built = built._replace(config=replace(built.config, dataset=written.dataset))
             past = _past(path, built, state)
             if rank > 0:
                 return Run(path, config, built.vae, past + _fit(built, state))
@@ -349,7 +349,7 @@ def load_run(path: str | Path, vae: VAE | None = None, trust: bool = False) -> R
         ValueError: a damaged or newer file, a model that does not fit, or parts that need ``trust``.
     """
     path = Path(path)
-    config = read_config(path)
+    config = located(path, read_config(path))
     check_inside(path / "figures")
     checkpoint = read_checkpoint(path / "checkpoint.pt")
     if vae is None:
@@ -387,7 +387,7 @@ def read_config(path: str | Path) -> Config:
     values = read_json(path)
     try:
         # Who trained it may have wanted a download; who reads it has not asked for one.
-        config = dataclasses.replace(Config.from_dict(values), download=False)
+        config = replace(Config.from_dict(values), download=False)
     except (ValueError, TypeError) as error:
         raise ValueError(f"load_run: {path} must hold a run's options; {error}") from error
     missing = [n for n in ("latent_dim", "network", "likelihood") if getattr(config, n) is None]

@@ -24,6 +24,7 @@ def check_file(path: Path, suffixes: tuple[str, ...]) -> None:
     """
     if path.suffix not in suffixes:
         raise ValueError(f"--out must end in {' or '.join(suffixes)}; got {path.name!r}.")
+    _check_name(path, "--out")
     reason = "it is a directory" if path.is_dir() else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +44,7 @@ def check_directory(path: Path, option: str = "--out") -> None:
     Raises:
         PermissionError: nothing can be written there.
     """
+    _check_name(path, option)
     parent = path
     while not parent.exists():
         parent = parent.parent
@@ -59,11 +61,24 @@ def check_new_directory(path: Path) -> None:
         FileExistsError: a file, or a directory that is not empty.
         PermissionError: nothing can be written there.
     """
+    _check_name(path, "--out")
     if path.is_file() or (path.is_dir() and not all(map(_is_ours, path.iterdir()))):
         raise FileExistsError(
             f"--out must be a new or empty directory; {path} is not. Choose another name."
         )
     check_directory(path)
+
+
+def _check_name(path: Path, option: str) -> None:
+    """Refuse a name that is too long, or lies where one may not look."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise OSError(
+            f"{option} must lie where one can write; got {path} ({error.strerror}). Choose another place."
+        ) from error
 
 
 def make_run_directory(dataset: str, prior: str, out: str | Path | None) -> Path:
@@ -105,7 +120,7 @@ def check_run(path: Path, name: str = "config.json", hint: str = "Is it a run?")
         FileNotFoundError: one sentence, which ends in ``hint`` where the file is missing.
         ValueError: a link leads out of the directory.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Path's raises for a name that is too long
         raise FileNotFoundError(
             f"load_run: {path} must be a run's directory; it is not a directory."
         )
@@ -143,7 +158,7 @@ def read_text(path: Path, most: int = _MOST_BYTES) -> str:
     if size > most:
         raise ValueError(f"{path} must hold at most {most:,} bytes; got {size:,}. Restore it.")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be text in UTF-8; {error}. Restore it.") from error
 
@@ -218,6 +233,11 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write ``value``, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8; parts of a path that are no text become an escape."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager

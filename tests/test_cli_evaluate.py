@@ -333,7 +333,7 @@ def test_a_run_with_code_of_ones_own_needs_trust(here):
         ("run --samples 0", r"Invalid value for '--samples': 0 is not in the range"),
         ("run --rows 0", r"Invalid value for '--rows': 0 is not in the range"),
         ("run --seed -1", r"Invalid value for '--seed': -1 is not in the range"),
-        ("run other", r"unexpected extra argument"),
+        ("run other", r"evaluate takes one RUN; got run other\. Evaluate them one by one\."),
     ],
 )
 def test_usage_errors_of_click(arguments, sentence, here):

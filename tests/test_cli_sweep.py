@@ -180,7 +180,7 @@ def test_train_under_several_seeds(here):
     assert float(row[2]) == pytest.approx(elbo.std(ddof=1) / 3**0.5, abs=6e-4)
     again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 0 and "0 runs to train, 3 finished before." in again.stderr
-    other = CliRunner().invoke(main, [*arguments, "--alpha", "1"])
+    other = CliRunner().invoke(main, [*arguments, "--alpha", "1", "--out", str(out)])
     assert other.exit_code == 2 and "it holds another, as its sweep.json says" in other.output
 
 

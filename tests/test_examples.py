@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from pyro_bvae import runs
 from pyro_bvae.datasets import Data
 from pyro_bvae.priors import PRIORS
 
@@ -29,9 +30,9 @@ def picture(path):
 
 def images(monkeypatch, module, n=60):
     """Random images of the right shape in place of the 70,000."""
-    rng = np.random.default_rng(0)
 
     def load(*args, **kwargs):
+        rng = np.random.default_rng(0)  # the same at each call, as a run that goes on needs
         x = rng.integers(0, 256, (n, 1, 32, 32), dtype=np.uint8)
         return Data(x, np.arange(n) % 10), Data(x[:40], np.arange(40) % 10)
 
@@ -89,7 +90,22 @@ def test_fashion_mnist(tmp_path, monkeypatch, capsys):
     def refuse(*args, **kwargs):
         raise AssertionError("a finished setting was trained again")
 
+    def stop(state):
+        raise KeyboardInterrupt
+
+    def interrupted(*args, on_step):
+        return runs.train(*args, on_step=stop)
+
+    monkeypatch.setattr("pyro_bvae.train", interrupted)
+    longer = ("--epochs", 2, *arguments[2:])  # a step an epoch
+    with pytest.raises(KeyboardInterrupt):
+        run("fashion_mnist.py", *longer, monkeypatch=monkeypatch)
     monkeypatch.setattr("pyro_bvae.train", refuse)
+    capsys.readouterr()
+    run("fashion_mnist.py", *longer, monkeypatch=monkeypatch)
+    shown = capsys.readouterr().err
+    assert "w0.8-alpha100-epochs2-seed0: 100%" in shown and "2/2" in shown
+    assert runs.load_run(tmp_path / "w0.8-alpha100-epochs2-seed0").history[-1]["step"] == 2
     checkpoint = figures.parent / "checkpoint.pt"
     before = checkpoint.read_bytes()
     run("fashion_mnist.py", *arguments, monkeypatch=monkeypatch)

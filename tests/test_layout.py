@@ -117,11 +117,13 @@ MAY_IMPORT = {
         "build", "cli.errors", "cli.options", "cli.process", "cli.sweep", "datasets", "recipes", "reproduce",
         "sweep",
     ),
-    "cli.main": ("", "cli.errors", "config"),
+    "cli.main": ("", "cli.errors", "cli.process", "config"),
     "cli.__main__": ("cli.main",),
+    "__main__": ("cli.main",),
 }  # fmt: skip
 TORCH_FREE = (
-    "", "config", "cli.errors", "cli.options", "cli.listing", "cli.main", "cli.process", "cli.__main__",
+    "", "config", "cli.errors", "cli.options", "cli.listing", "cli.main", "cli.process",
+    "cli.__main__", "__main__",
 )  # fmt: skip
 
 # docs/architecture.md, "Names that users and tests rely on", as far as they exist.

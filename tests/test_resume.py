@@ -495,7 +495,10 @@ def test_a_lock_is_held_while_training(tmp_path, without_figures):
 # Signals, and the command
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+HUNG_UP = [(signal.SIGHUP, 129)] if hasattr(signal, "SIGHUP") else []  # not on Windows
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), *HUNG_UP])
 def test_a_signal_writes_a_checkpoint_of_its_step(number, code, files, tmp_path, without_figures):
     seen = []
 

@@ -102,7 +102,7 @@ def load_dataset(
                 f"{name}: {option} must be left out, as it does not apply to this data; got "
                 f"{value}. Drop --{option.replace('_', '-')}."
             )
-    options["data_dir"] = Path(data_dir or os.environ.get("PYRO_BVAE_DATA") or "data")
+    options["data_dir"] = _path(data_dir or os.environ.get("PYRO_BVAE_DATA") or "data")
     options["seed"] = seed
     train, test = loader(**{key: options[key] for key in options if key in accepted})
     if binarize == "static":
@@ -112,8 +112,13 @@ def load_dataset(
 
 def read_data(path: str | Path, *, image_size: int | None = None, binarize: str = "none") -> Data:
     """All rows of one's own file or folder, without a split; images and errors as in `load_dataset`."""
-    data = read_file(Path(path), image_size)
+    data = read_file(_path(path), image_size)
     return binarize_static(data, str(path)) if binarize == "static" else data
+
+
+def _path(text: str | Path) -> Path:
+    """With the user's home for "~"."""
+    return Path(os.path.expanduser(text))
 
 
 def find_loader(
@@ -136,7 +141,7 @@ def find_loader(
         )
     if isinstance(source, str) and source in DATASETS:
         return source, DATASETS[source]
-    path = Path(source)
+    path = _path(source)
     # Path("") is the folder one stands in, which an empty shell variable does not mean
     if isinstance(source, Path) or (
         source and (os.path.exists(path) or path.suffix or len(path.parts) != 1)

@@ -104,6 +104,10 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except Refused:
         raise
+    except BlockingIOError as error:  # of HDF5, which locks what it writes
+        raise Refused(
+            f"{path}: the file must not be open for writing; another process has locked it. Close it there."
+        ) from error
     except Exception as error:
         raise Refused(
             f"{path}: the file must be a complete {path.suffix} file without pickled objects; got one "

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def _import_matplotlib() -> None:
+    """Import it whatever MPLBACKEND says, such as a notebook's backend that is not installed here.
+
+    Pictures here need no backend. For the user's own pyplot the variable means what it always does.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with suppress(ValueError):  # one that matplotlib does not know
+            matplotlib.rcParams["backend"] = backend
+
+
+if "matplotlib" not in sys.modules:
+    _import_matplotlib()
 
 Array = NDArray[Any]
 Names = Sequence[str]

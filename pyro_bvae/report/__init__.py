@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..vae import evaluating
-from ..writing import check_file, replacing
+from ..writing import check_file, replacing, write_text
 from .decoder import Unsupported, live
 from .page import context
 from .pictures import SHRINKS, Picture, pictures
@@ -67,7 +67,7 @@ def write_report(runs: Sequence[Run], out: str | Path) -> Path:
             stack.enter_context(evaluating(run.vae, seed=0))
         text = _text(runs)
     with replacing(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        write_text(temporary, text)
     return out
 
 
@@ -77,7 +77,11 @@ def _text(runs: Sequence[Run]) -> str:
     values = context(runs, groups)
     bare = _render(values | {"shrunk": _SHRUNK[-1]})
     # Room for a sentence on whatever is left out of each run, which names its path.
-    room = LIMIT - len(bare.encode()) - sum(1000 + 12 * len(str(run.path)) for run in runs)
+    room = (
+        LIMIT
+        - len(bare.encode(errors="backslashreplace"))
+        - sum(1000 + 12 * len(str(run.path)) for run in runs)
+    )
     if room < 0:
         raise ValueError(
             f"report: {len(runs)} runs must fit {LIMIT / 1e6:g} MB; their tables alone exceed it. "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from .. import __version__
 from ..config import flag
 from ..evaluation import measures
-from ..writing import replacing
+from ..writing import replacing, write_text
 from .charts import COLOURS, Point, scatter
 from .tables import comparable, group, number, options, summarise
 
@@ -108,7 +108,7 @@ def write_sweep_report(rows: Sequence[Row], varied: Sequence[str], out: str | Pa
         values[name] = [Markup(chart) for chart in values[name]]
     with replacing(Path(out)) as temporary:
         text = environment.from_string(page).render(values | {"css": Markup(css)})
-        temporary.write_text(text, encoding="utf-8")
+        write_text(temporary, text)
     return Path(out)
 
 

@@ -11,7 +11,7 @@ from ..config import Config
 from ..figures.base import save_png
 from ..recipes import Recipe, varied_options
 from ..report.tables import number
-from ..writing import read_json, replacing
+from ..writing import read_json, replacing, write_text
 from .measured import Outcome, label
 from .pictures import FIGURES
 
@@ -49,7 +49,7 @@ def write_results(recipe: Recipe, outcomes: Sequence[Outcome], out: Path) -> Pat
                 pictures.append((target.name, f"{outcome.name}: {name.replace('_', ' ')}"))
     page = out / "results.md"
     with replacing(page) as temporary:
-        temporary.write_text(_page(recipe, outcomes, pictures), encoding="utf-8")
+        write_text(temporary, _page(recipe, outcomes, pictures))
     return page
 
 

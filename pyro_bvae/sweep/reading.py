@@ -149,7 +149,7 @@ def _parse(path: Path) -> dict[str, Any]:
             f"a sweep must be a TOML file of at most 1 MB; got {path.stat().st_size:,} bytes."
         )
     try:
-        values = tomllib.loads(path.read_bytes().decode("utf-8"))
+        values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # of TOML and of UTF-8 alike
         reason = str(error).rstrip(".") or "nested too deep"
         raise ValueError(f"a sweep must be TOML in UTF-8; {reason}.") from None

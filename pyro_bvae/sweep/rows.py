@@ -54,7 +54,7 @@ def write_csv(rows: Sequence[Row], varied: Sequence[str], path: Path) -> None:
     said = [text for text in _TEXTS if any(text in row.metrics for row in rows)]
     with (
         replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as opened,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as opened,
     ):
         writer = csv.writer(opened, lineterminator="\n")
         writer.writerow(["run", "status", "error", *options, *said, *names])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -117,7 +118,7 @@ def plan(sweep: Sweep, out: str | Path) -> list[Row]:
         OSError: something else lies there, or nothing can be written.
     """
     out = Path(out).resolve()
-    if (out / "sweep.json").exists():
+    if os.path.exists(out / "sweep.json"):
         _check_same(out / "sweep.json", sweep)
         check_directory(out)
     else:
@@ -126,6 +127,18 @@ def plan(sweep: Sweep, out: str | Path) -> list[Row]:
         _standing(out / name, config)
         for name, config in zip(sweep.names(), sweep.configs, strict=True)
     ]
+
+
+def free_folder(sweep: Sweep, folder: Path) -> Path:
+    """``folder``, or the first of folder-2, folder-3, ... that is new or holds this very sweep."""
+    for n in itertools.count(1):
+        path = folder if n == 1 else folder.with_name(f"{folder.name}-{n}")
+        if not os.path.exists(path):
+            return path
+        with suppress(ValueError, FileExistsError):  # another sweep, or something else
+            plan(sweep, path)
+            return path
+    raise AssertionError("unreachable")
 
 
 def check(sweep: Sweep, jobs: int | None, retries: int, trust: bool) -> None:
@@ -142,7 +155,7 @@ def check(sweep: Sweep, jobs: int | None, retries: int, trust: bool) -> None:
         if value < least or (name == "jobs" and value == 0):
             rule = "at least 1, or -1 for one per core" if name == "jobs" else "at least 0"
             raise ValueError(f"run_sweep: {name} must be {rule}; got {value}.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise ValueError(
             "run_sweep: a sweep must be started as one process; torchrun started "
             f"{os.environ['WORLD_SIZE']}. Start it without torchrun, with --jobs."
