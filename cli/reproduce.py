@@ -84,7 +84,8 @@ def command(
         choose_threads(sweep.configs[0].resolved().network)
     if any(row.status != "finished" for row in before):
         with one_sentence():
-            from pyro_bvae.build import choose_device, load
+            from pyro_bvae.build import load
+            from pyro_bvae.device import choose_device
 
             choose_device(device)
             load(sweep.configs[0])  # absent or damaged data are said once, before any run

@@ -21,6 +21,7 @@ from . import likelihoods, networks, priors
 from .config import Config, default_compile
 from .datasets import Data, load_dataset, read_data
 from .datasets.rows import Subset
+from .device import choose_device
 from .divergences import DIVERGENCES
 from .elbo import CapacityELBO, DecompositionELBO
 from .schedules import Schedule, linear
@@ -81,28 +82,6 @@ def _check_classes(n_classes: int, train: Data, test: Data) -> None:
             f"--conditional needs labels that number the classes from 0; got {n_seen} values up to "
             f"{n_classes - 1}. Number them, for example with numpy.unique(labels, return_inverse=True)."
         )
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device called ``name``; ``"auto"`` is CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N; got {name!r}.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"--device {name} must be present; torch {torch.__version__} sees no CUDA device. "
-            "Use --device cpu, or install torch for CUDA."
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"--device must be one of the {torch.cuda.device_count()} CUDA devices; got {name!r}."
-        )
-    return device
 
 
 def load(config: Config) -> tuple[Data, Data]:

@@ -17,7 +17,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from . import pairwise
-from .precision import widest
+from .device import widest
 
 Divergence = Callable[[TorchDistributionMixin, TorchDistributionMixin, Tensor], Tensor]
 

@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from .datasets import Data
-from .datasets.data import as_data
+from .datasets.data import DataLike, as_data
 from .vae import VAE, evaluating, vae_device, vae_dtype
 
 _ROWS = 4  # that go through the model
@@ -28,7 +28,7 @@ class Checked(NamedTuple):
 
 
 def first_batch(
-    vae: VAE, data: Any, owner: str, transform: Callable[[Tensor], Tensor] | None = None
+    vae: VAE, data: DataLike, owner: str, transform: Callable[[Tensor], Tensor] | None = None
 ) -> Checked:
     """Return ``data`` as `Data`, after a few of its rows went through every part of ``vae``.
 
@@ -113,7 +113,7 @@ def check_trainable(vae: VAE, x: Tensor, labels: Tensor | None) -> None:
             )
 
 
-def _leaves(value: Tensor) -> Iterator[Tensor]:
+def _leaves(value: Any) -> Iterator[Tensor]:
     """The tensors that want a gradient of ``value``."""
     nodes, seen = [value.grad_fn], set()
     while nodes:

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from .device import widest
 from .pairloop import row_sums
-from .precision import widest
 
 UNDERFLOW = -60.0  # exp of less is negligible beside 1, and below -87 fifty times slower on a CPU
 _BLOCK = 1 << 16  # pairs in a block: a few such tensors stay in a CPU's second-level cache

@@ -27,9 +27,10 @@ from typing import Any, cast
 import numpy as np
 import pyro
 
-from .build import Built, build, choose_device, make_vae, records_made
+from .build import Built, build, make_vae, records_made
 from .checkpoint import Checkpoints, check_every, read_checkpoint, read_history
 from .config import Config
+from .device import choose_device
 from .distributed import ShardedVAE, agree, processes, ranks
 from .environment import add_environment, environment, located
 from .evaluation import spaced

@@ -14,7 +14,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from .precision import widest
+from .device import widest
 
 Schedule = Callable[[int], float]
 

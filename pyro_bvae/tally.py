@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .precision import widest
+from .device import widest
 from .terms import TermsELBO
 
 Record = dict[str, float]

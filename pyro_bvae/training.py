@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .datasets import Data
 from .datasets.batches import all_rows, batches, starts
+from .datasets.data import DataLike
 from .distributed import ShardedVAE, agree_on_noise
 from .elbo import CapacityELBO
 from .guard import check_range, check_trainable, first_batch
@@ -135,7 +136,7 @@ StepCallback = Callable[[TrainingState], object]
 def fit(
     vae: VAE,
     objective: TermsELBO,
-    data: Any,
+    data: DataLike,
     *,
     epochs: int | None = None,
     steps: int | None = None,
@@ -204,11 +205,11 @@ def fit(
         # parameters would be trained in place of ours.
         pyro.get_param_store().scope(),
     ):
-        data, x, labels = first_batch(vae, data, "fit", transform)
+        train, x, labels = first_batch(vae, data, "fit", transform)
         if transform is None:
-            check_range(vae, data)
+            check_range(vae, train)
         check_trainable(vae, x, labels)
-        per_epoch = steps_per_epoch(len(data), batch_size)
+        per_epoch = steps_per_epoch(len(train), batch_size)
         total = steps if steps is not None else cast(int, epochs) * per_epoch
         generator = torch.Generator().manual_seed(seed)
         history: list[Record] = []
@@ -226,10 +227,10 @@ def fit(
         with numbers_on(device, vae, objective), _in_training(vae, device):
             state.start = time.perf_counter()
             if resume is not None:
-                state.load_state_dict(resume, lambda n: _example(vae, data, n, transform))
+                state.load_state_dict(resume, lambda n: _example(vae, train, n, transform))
             own = all_rows if sharded is None else sharded.rows
             endless = batches(
-                data, batch_size, generator, device, with_labels, state.batch, own, vae_dtype(vae)
+                train, batch_size, generator, device, with_labels, state.batch, own, vae_dtype(vae)
             )
             while state.step < total:
                 for x, labels, rows in next(endless):
@@ -250,7 +251,7 @@ def fit(
                     if makes_record(state.step, total, per_epoch):
                         if sharded is not None:
                             agree_on_noise(device)
-                        history.append(_end_record(state, min(batch_size, len(data)), callbacks))
+                        history.append(_end_record(state, min(batch_size, len(train)), callbacks))
                     if on_step is not None:
                         on_step(state)
                     if state.step == total:

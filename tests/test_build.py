@@ -15,7 +15,6 @@ import torch
 from pyro_bvae import divergences
 from pyro_bvae.build import (
     build,
-    choose_device,
     load_whole,
     make_divergence,
     make_objective,
@@ -25,6 +24,7 @@ from pyro_bvae.build import (
     total_steps,
 )
 from pyro_bvae.config import NETWORKS, PRIORS, Config, default_compile
+from pyro_bvae.device import choose_device
 from pyro_bvae.elbo import CapacityELBO, DecompositionELBO
 from pyro_bvae.likelihoods import LIKELIHOODS
 from pyro_bvae.training import fit

@@ -23,12 +23,12 @@ MAX_LINES = 400
 # (its version). An import inside a function counts; one under TYPE_CHECKING does not.
 MAY_IMPORT = {
     # leaves
-    "precision": (),
-    "schedules": ("precision",),
+    "device": (),
+    "schedules": ("device",),
     "kl": (),
     "pairloop": (),
-    "pairwise": ("pairloop", "precision"),
-    "divergences": ("pairwise", "precision"),
+    "pairwise": ("pairloop", "device"),
+    "divergences": ("pairwise", "device"),
     "likelihoods": (),
     "networks": (),
     "priors": ("kl",),
@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "optim": (),
     "noise": (),
     "distributed": ("vae",),
-    "tally": ("precision", "terms"),
+    "tally": ("device", "terms"),
     "training": (
         "datasets", "distributed", "elbo", "guard", "noise", "optim", "schedules", "svi", "tally", "terms",
         "vae",
@@ -55,12 +55,12 @@ MAY_IMPORT = {
     "checkpoint": ("training", "writing"),
     "config": (),
     "build": (
-        "config", "datasets", "divergences", "elbo", "likelihoods", "networks", "priors",
+        "config", "datasets", "device", "divergences", "elbo", "likelihoods", "networks", "priors",
         "schedules", "terms", "training", "vae",
     ),
     # reading
     "metrics": (),
-    "evaluation": ("datasets", "divergences", "guard", "kl", "metrics", "pairwise", "precision", "vae"),
+    "evaluation": ("datasets", "device", "divergences", "guard", "kl", "metrics", "pairwise", "vae"),
     "plots": (),
     "traversal": ("vae",),
     "figures": (
@@ -74,8 +74,8 @@ MAY_IMPORT = {
     "environment": ("", "config", "vae", "writing"),
     "faults": ("build", "checkpoint", "config"),
     "runs": (
-        "build", "checkpoint", "config", "distributed", "environment", "evaluation", "faults", "measuring",
-        "training", "vae", "writing",
+        "build", "checkpoint", "config", "device", "distributed", "environment", "evaluation", "faults",
+        "measuring", "training", "vae", "writing",
     ),
     "export": ("", "vae", "writing"),
     "tensorboard": ("tally", "training", "writing"),
@@ -114,8 +114,8 @@ MAY_IMPORT = {
         "report", "runs", "tensorboard", "writing",
     ),
     "cli.reproduce": (
-        "build", "cli.errors", "cli.options", "cli.process", "cli.sweep", "datasets", "recipes", "reproduce",
-        "sweep",
+        "build", "cli.errors", "cli.options", "cli.process", "cli.sweep", "datasets", "device", "recipes",
+        "reproduce", "sweep",
     ),
     "cli.main": ("", "cli.errors", "cli.process", "config"),
     "cli.__main__": ("cli.main",),

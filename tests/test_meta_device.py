@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_bvae import CapacityELBO, DecompositionELBO, fit, precision
+from pyro_bvae import CapacityELBO, DecompositionELBO, device, fit
 from pyro_bvae.datasets import Data
 from pyro_bvae.datasets.batches import batches
 from pyro_bvae.divergences import DIVERGENCES, inclusive_kl
@@ -53,7 +53,7 @@ class OneDevice(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     """Both devices as Apple's MPS is."""
-    monkeypatch.setattr(precision, "WITHOUT_FLOAT64", ("meta", "cpu"))
+    monkeypatch.setattr(device, "WITHOUT_FLOAT64", ("meta", "cpu"))
 
 
 def make_vae(
@@ -160,6 +160,14 @@ def test_codes_and_the_bound_on_the_evidence(monkeypatch):
         assert log_marginal(vae, x, labels, n_samples=3).device == META
 
 
+def test_float64_data_are_narrowed_before_they_go_to_the_device():
+    data = Data(np.random.default_rng(0).random((ROWS, 6)))
+    with OneDevice(META):
+        assert data.tensors(np.arange(ROWS), META)[0].dtype is torch.float32
+        x, _, _ = next(next(batches(data, ROWS, torch.Generator(), META)))
+    assert x.dtype is torch.float32 and x.device == META
+
+
 def test_a_cpu_without_float64_trains_and_evaluates():
     vae, data = make_vae("spike-slab", "normal", scale="learned")
     with OneDevice(torch.device("cpu")):
@@ -177,7 +185,7 @@ def test_divergences_of_narrow_posteriors_need_no_float64(name, monkeypatch):
     p_z, z = Gaussian(LATENTS)(), q_z.rsample().detach().requires_grad_()
     found = []
     for devices in (("cpu",), ()):
-        monkeypatch.setattr(precision, "WITHOUT_FLOAT64", devices)
+        monkeypatch.setattr(device, "WITHOUT_FLOAT64", devices)
         torch.manual_seed(1)  # of the samples of the prior
         value = decomposition(name).divergence(q_z, p_z, z)
         found.append(
@@ -192,5 +200,5 @@ def test_a_number_that_was_on_such_a_device_is_what_was_typed(monkeypatch):
     held = vars(objective)["_alpha"]
     with numbers_on(torch.device("cpu"), objective):
         assert held.dtype is torch.float32
-        monkeypatch.setattr(precision, "WITHOUT_FLOAT64", ())
+        monkeypatch.setattr(device, "WITHOUT_FLOAT64", ())
     assert vars(objective)["_alpha"] is held and held.item() == 0.1

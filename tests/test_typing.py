@@ -129,7 +129,7 @@ if TYPE_CHECKING:  # not all of these raise, or raise at once: they are for the 
         VAE(encoder, encoder, Gaussian(2), Bernoulli()).beta = "1"  # type: ignore[assignment]
         CapacityELBO(capacity=1.0)  # type: ignore[call-arg]
         DecompositionELBO(1.0, divergence="mmd")  # type: ignore[arg-type]
-        fit(model(), DecompositionELBO(), codes, steps=1)  # type: ignore[arg-type]
+        fit(model(), DecompositionELBO(), [1.0], steps=1)  # type: ignore[arg-type]
         fit(model(), DecompositionELBO(), data, 1)  # type: ignore[call-arg]
         fit(model(), DecompositionELBO(), data, schedules={"beta": 1.0})  # type: ignore[dict-item]
         train("spirals")  # type: ignore[arg-type]

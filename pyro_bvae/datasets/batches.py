@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import Data, to_float
+from .data import Data, narrow, to_float
 
 Batch = tuple[Tensor, Tensor | None, int]
 
@@ -46,7 +46,7 @@ def batches(
         dtype: of x; float32 by default.
     """
     labels = _tensor(data.labels).to(device) if with_labels else None
-    resident = _tensor(data.x).to(device) if _fits(data, device) else None
+    resident = narrow(_tensor(data.x), dtype).to(device) if _fits(data, device) else None
 
     def epoch(skip: int) -> Iterator[Batch]:
         order = torch.randperm(len(data), generator=generator)
@@ -56,7 +56,7 @@ def batches(
         parts = [slice(b + w.start, b + w.stop) for b, w in zip(begun, wanted, strict=True)]
         here = order.to(device)
         xs = (
-            _read_ahead(data, [order[part] for part in parts], device)
+            _read_ahead(data, [order[part] for part in parts], device, dtype)
             if resident is None
             else (resident[here[part]] for part in parts)
         )
@@ -82,11 +82,13 @@ def _fits(data: Data, device: torch.device) -> bool:
     return size <= torch.cuda.mem_get_info(device)[0] / 2
 
 
-def _read_ahead(data: Data, parts: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+def _read_ahead(
+    data: Data, parts: list[Tensor], device: torch.device, dtype: torch.dtype | None
+) -> Iterator[Tensor]:
     """The rows of each part on ``device``; while one is used, a thread reads the next."""
 
     def read(rows: Tensor) -> Tensor:
-        x = _tensor(data.batch(rows.numpy()))
+        x = narrow(_tensor(data.batch(rows.numpy())), dtype)
         return x.pin_memory() if device.type == "cuda" else x
 
     with ThreadPoolExecutor(1) as pool:

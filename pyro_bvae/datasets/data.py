@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class Data:
 
         x = torch.from_numpy(np.require(self.batch(rows), requirements=["C", "W"]))
         labels = None if self.labels is None else torch.from_numpy(self.labels[rows]).to(device)
-        return to_float(x.to(device), dtype), labels
+        return to_float(narrow(x, dtype).to(device), dtype), labels
 
     def subset(self, indices: np.ndarray) -> Data:
         """Return the rows `indices` as a `Data` of its own; a lazily read `x` stays lazy.
@@ -288,7 +288,11 @@ def split(data: Data, test_fraction: float, seed: int) -> tuple[Data, Data]:
     return data.subset(order[n_test:]), data.subset(order[:n_test])
 
 
-def as_data(x: Any, owner: str) -> Data:
+DataLike = Union[Data, np.ndarray, "torch.Tensor", tuple[Any, Any]]
+"""What `as_data` takes."""
+
+
+def as_data(x: DataLike, owner: str) -> Data:
     """Return `x` as `Data`: a `Data`, an array or a tensor `(n, *x_shape)`, or the pair (x, labels).
 
     Half-precision floats become float32, and tensors are copied to the CPU.
@@ -303,14 +307,14 @@ def as_data(x: Any, owner: str) -> Data:
     """
     if isinstance(x, Data):
         return x
-    pair = x if isinstance(x, (tuple, list)) and len(x) == 2 else (x,)
-    arrays = [_array(part) for part in pair]
-    if any(array is None for array in arrays):
+    pair = x if isinstance(x, (tuple, list)) and len(x) == 2 else (x, None)
+    rows, labels = (_array(part) for part in pair)
+    if rows is None or (labels is None and pair[1] is not None):
         raise TypeError(
             f"{owner}: data must be Data, an array or tensor (n, *x_shape), or the pair (x, labels); got "
             f"{type(x).__name__}. Collect its rows, as in pyro_bvae.datasets.Data(x, labels=labels)."
         )
-    return Data(*arrays)
+    return Data(rows, labels)
 
 
 def _array(x: Any) -> np.ndarray | None:
@@ -321,6 +325,13 @@ def _array(x: Any) -> np.ndarray | None:
     if isinstance(x, np.ndarray) and x.dtype == np.float16:
         return x.astype(np.float32)
     return x if isinstance(x, np.ndarray) else None
+
+
+def narrow(x: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """Floats in `dtype`, float32 by default, before they go to a device that may lack float64."""
+    import torch
+
+    return x.to(dtype or torch.float32) if x.is_floating_point() else x
 
 
 def to_float(x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:

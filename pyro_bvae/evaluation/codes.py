@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from ..datasets import Data
+from ..datasets.data import DataLike
 from ..guard import first_batch
 from ..kl import closed_form
 from ..vae import VAE, evaluating, vae_device, vae_dtype
@@ -32,7 +33,7 @@ class Codes(NamedTuple):
     diagonal: bool  # loc and scale say all: the posteriors are diagonal Normals
 
 
-def encode_data(vae: VAE, data: Any, transform: Transform = None) -> Codes:
+def encode_data(vae: VAE, data: DataLike, transform: Transform = None) -> Codes:
     """Posteriors and ELBO terms of every row, in evaluation mode and batches, at beta = 1.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import metrics
 from ..datasets import Data
-from ..datasets.data import as_data
+from ..datasets.data import DataLike, as_data
 from ..divergences import inclusive_kl, mmd, mmd_per_dim
 from ..metrics.checks import check_known
 from ..metrics.factors import MOST_VALUES, check_factors
@@ -44,7 +44,7 @@ class _Subject(NamedTuple):
 
 def evaluate(
     vae: VAE,
-    data: Any,
+    data: DataLike,
     *,
     divergence: Callable[..., Tensor] | None = None,
     transform: Transform = None,

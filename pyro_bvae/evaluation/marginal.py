@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..precision import widest
+from ..device import widest
 from ..vae import VAE
 
 _DECODED = 1 << 18  # entries of x decoded at a time: memory depends on neither K nor the rows

@@ -39,7 +39,7 @@ def as_pyro(distribution: Any, what: str) -> TorchDistributionMixin:
             f"{what} must be a distribution from pyro.distributions, or one of torch's that Pyro has too; got "
             f"{kind.__module__}.{kind.__name__}. Derive it from pyro.distributions.TorchDistribution."
         )
-    wrapped = own.__new__(own)
+    wrapped: Any = object.__new__(own)
     for name, value in vars(distribution).items():
         wrapped.__dict__[name] = as_pyro(value, what) if isinstance(value, Distribution) else value
     return wrapped
