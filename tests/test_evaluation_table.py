@@ -174,8 +174,8 @@ def test_a_null_and_an_r2_are_said():
     }
     notes = {key: row[3] for key, row in told({"scores": scores}).items()}
     assert notes == {
-        "scores.beta-vae-score": "chance 0.33, permuted factors 0.51",
-        "scores.mcc": "factors as numbers: their order counts, permuted factors 0.034",
+        "scores.beta-vae-score": "chance 0.33; permuted factors 0.51",
+        "scores.mcc": "factors as numbers: their order counts; permuted factors 0.034",
         "scores.irs": "permuted factors 0.4",
         "scores.dci": "permuted factors 0.021",
         "scores.dci.completeness": "permuted factors 0.5",
@@ -197,7 +197,7 @@ def test_scores_as_the_metrics_compute_them():
     details = out["scores"]["dci"]["details"]
     assert rows["scores.dci.completeness"][1] == details["completeness"]
     assert rows["scores.dci.informativeness_test"][1] == details["informativeness_test"]
-    assert rows["scores.beta-vae-score"][3].startswith("chance 0.5, permuted factors 0.")
+    assert rows["scores.beta-vae-score"][3].startswith("chance 0.5; permuted factors 0.")
 
 
 def test_every_row_has_a_key_of_its_own():

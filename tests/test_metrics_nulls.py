@@ -25,7 +25,7 @@ from pyro_bvae.metrics.factors import check_pair
 
 BIASED = pytest.mark.filterwarnings("ignore:.*mutual information is biased")
 SIZES = {
-    "beta-vae-score": {"n_train": 300, "n_eval": 300, "n_pairs": 16},
+    "beta-vae-score": {"n_train": 200, "n_eval": 300, "n_pairs": 16},
     "factor-vae-score": {"n_train": 500, "n_eval": 500},
 }
 
@@ -50,7 +50,7 @@ def uniform(n=3000):
 # Few rows
 
 
-@pytest.mark.parametrize(("name", "n_draws"), [("beta-vae-score", 6), ("factor-vae-score", 20)])
+@pytest.mark.parametrize(("name", "n_draws"), [("beta-vae-score", 5), ("factor-vae-score", 20)])
 def test_noise_of_100_rows_scores_chance(name, n_draws, monkeypatch):
     """10 columns, 3 factors of 6 values: above .5 where training and evaluation share their rows."""
     monkeypatch.setattr(sampling, "FEW_ROWS", 0)  # its null is below
@@ -60,25 +60,29 @@ def test_noise_of_100_rows_scores_chance(name, n_draws, monkeypatch):
         factors, codes = rng.integers(0, 6, size=(100, 3)), rng.normal(size=(100, 10))
         values.append(score(name, codes, factors, seed=seed).value)
     error = np.std(values, ddof=1) / np.sqrt(n_draws)
-    assert abs(np.mean(values) - 1 / 3) < 4 * error < 0.17
+    assert abs(np.mean(values) - 1 / 3) < 4 * error < 0.2
 
 
 @BIASED
 @pytest.mark.parametrize("name", sorted(set(METRICS) - {"dci"}))
-def test_few_rows_carry_the_score_of_noise(name):
+def test_few_rows_carry_the_score_of_noise(name, monkeypatch):
     codes, factors = draw(90, noise=1.0)
+    null = score(name, codes, factors).details["null"]
+    monkeypatch.setattr(sampling, "FEW_ROWS", 0)
     noise = [score(name, np.random.default_rng(s).normal(size=(90, 2)), factors) for s in range(5)]
     values = [each.value for each in noise]
-    assert abs(score(name, codes, factors).details["null"] - np.mean(values)) < 0.12
-    assert abs(noise[0].details["null"] - np.mean(values)) < 4 * np.std(values) + 0.05
+    error = np.std(values, ddof=1) * np.sqrt(1 / 3 + 1 / 5)
+    assert abs(null - np.mean(values)) < 4 * error + 0.03  # where all noise scores the same
+    assert np.std(values) < 0.15
 
 
 def test_the_parts_of_dci_have_nulls():
-    codes, factors = draw(90)
+    factors = draw(90)[1] % 2
+    codes = factors + 0.05 * np.random.default_rng(1).normal(size=(90, 2))
     details = score("dci", codes, factors).details
     assert details["completeness"] > 0.9 > 0.3 > details["null_completeness"]
     guess = details["null_informativeness_test"]
-    assert details["informativeness_test"] > 0.85 and abs(guess - (1 / 4 + 1 / 6) / 2) < 0.25
+    assert details["informativeness_test"] > 0.85 and abs(guess - 0.5) < 0.25
 
 
 @BIASED

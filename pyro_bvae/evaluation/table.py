@@ -143,7 +143,7 @@ def _hoyer_note(m: dict[str, Any]) -> str:
 def _score_note(name: str, details: dict[str, Any]) -> str:
     """What a score is to be compared with."""
     chance = f"chance {details['chance']:.2g}" if "chance" in details else _NOTES.get(name, "")
-    return ", ".join(part for part in (chance, _null_note(details, "null")) if part)
+    return "; ".join(part for part in (chance, _null_note(details, "null")) if part)
 
 
 def _null_note(details: dict[str, Any], key: str) -> str:
