@@ -47,7 +47,6 @@ class DecompositionELBO(TermsELBO):
     """
 
     alpha = NonNegative()
-    _plain = (*TermsELBO._plain, "divergence", "site", "prior")
     detached = False
     """D gave the prior no gradient when it was last computed: the prior has no rsample."""
 
@@ -140,7 +139,6 @@ class CapacityELBO(TermsELBO):
 
     gamma = NonNegative()
     capacity = NonNegative()
-    _plain = (*TermsELBO._plain, "penalty", "reduction")
 
     def __init__(
         self,
@@ -180,11 +178,12 @@ class CapacityELBO(TermsELBO):
 
     def _check_site(self, site: Any, scale: Tensor | float) -> None:
         beta = site["scale"] / scale
-        # Reading one held on a GPU waits for it: only while Pyro validates, as on a first step.
-        if isinstance(beta, Tensor) and not is_validation_enabled():
-            return
-        beta = torch.as_tensor(beta).flatten()
-        beta = beta[(beta - 1).abs().argmax()].item()
+        if isinstance(beta, Tensor):
+            # Reading one held on a GPU waits for it: only while Pyro validates, as on a first step.
+            if not is_validation_enabled():
+                return
+            beta = beta.flatten()
+            beta = beta[(beta - 1).abs().argmax()].item()
         if abs(beta - 1) > 1e-6:
             raise ValueError(
                 f"CapacityELBO: beta must be 1, since gamma weighs the KL; got {beta:g} at site "

@@ -105,13 +105,13 @@ class TermsELBO(TraceMeanField_ELBO):
 
     monte_carlo_sites: tuple[str, ...] = ()
     """The sites whose KL was estimated by samples when the terms were last computed."""
-    _plain: tuple[str, ...] = ("num_particles", "vectorize_particles", "max_plate_nesting")
 
     @property
     def structure(self) -> tuple[Hashable, ...]:
         """What of this objective's program is no tensor: `CompiledSVI` watches it."""
-        # at alpha = 0 no D is computed
-        return *(getattr(self, name) for name in self._plain), getattr(self, "alpha", 1) == 0
+        held = vars(self).items()  # a number in a tensor is followed without a new program
+        plain = (v for k, v in held if not isinstance(v, Tensor) and "_" + k not in vars(self))
+        return *plain, getattr(self, "alpha", 1) == 0  # at alpha = 0 no D is computed
 
     def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> ElboTerms:
         """The unscaled terms for one batch: `ElboTerms`."""

@@ -36,7 +36,9 @@ MAY_IMPORT = {
     "terms": (),
     "elbo": ("divergences", "schedules", "terms"),
     # loop
-    "svi": (),
+    "watching": (),
+    "capture": (),
+    "svi": ("capture", "watching"),
     "optim": (),
     "noise": (),
     "distributed": ("vae",),
