@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
@@ -84,9 +84,9 @@ class DecompositionELBO(TermsELBO):
                 f"The guide has {', '.join(guide_sites)}."
             )
         guide_site = guide_sites[self.site]
-        p_z = self._prior(model_sites.get(self.site))
+        p_z = _unmasked(self._prior(model_sites.get(self.site)))
         self.detached = not p_z.has_rsample
-        q_z = guide_site["infer"].get("posterior", guide_site["fn"])
+        q_z = _unmasked(guide_site["infer"].get("posterior", guide_site["fn"]))
         if len(q_z.batch_shape) != 1:
             raise ValueError(
                 f"DecompositionELBO: the posterior at {self.site!r} must have batch_shape (batch,); got "
@@ -112,6 +112,16 @@ class DecompositionELBO(TermsELBO):
                 f"{tuple(p_z.batch_shape)}. Leave it at infer= before a plate expands it, or pass prior=."
             )
         return p_z
+
+
+def _unmasked(fn: Any) -> Any:
+    """The distribution without its masks: D sees every row, as it does under `poutine.mask`."""
+    if isinstance(fn, MaskedDistribution):
+        return _unmasked(fn.base_dist)
+    if isinstance(fn, torch.distributions.Independent):
+        base = _unmasked(fn.base_dist)
+        return fn if base is fn.base_dist else base.to_event(fn.reinterpreted_batch_ndims)
+    return fn
 
 
 class CapacityELBO(TermsELBO):

@@ -3,7 +3,8 @@
 What a program's sites mean here: all share one plate over the batch; its scale s is N/B under subsampling,
 times those `poutine.scale` handlers that are around every site of the model. A handler around some of the
 sites weighs those alone: beta around a latent site, a weight around an observed one. Rows that
-`poutine.mask` silences have no log p and no KL, and still count in B, in the mean KL and in D.
+`poutine.mask` or a distribution's own ``mask`` silences have no log p and no KL, and still count in B, in
+the mean KL and in D.
 """
 
 from __future__ import annotations
@@ -257,7 +258,10 @@ class TermsELBO(TraceMeanField_ELBO):
                 continue
             model_site = model_sites[name]
             try:
-                yield guide_site, kl_divergence(guide_site["fn"], model_site["fn"])
+                kl = kl_divergence(guide_site["fn"], model_site["fn"])
+                if not isinstance(kl, Tensor):  # Pyro's number 0 of a distribution under mask(False)
+                    kl = guide_site["value"].new_zeros(log_q.shape)
+                yield guide_site, kl
             except NotImplementedError:
                 self.monte_carlo_sites += (name,)
                 yield guide_site, log_q

@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from pyro.infer import ELBO
-from pyro.nn import PyroSample
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 _LIBRARIES = ("numpy", "pyro", "pyro_bvae", "torch")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 # What Pyro and torch write in Python and a program may still set: they are looked into.
-_OPEN = (nn.Module, torch.distributions.Distribution, Messenger, ELBO, PyroSample)
+_OPEN = (nn.Module, torch.distributions.Distribution, Messenger, ELBO)
 # Their state changes at each use, and lies in C.
 _STREAMS = (Iterator, random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 _MOST_ITEMS = 256  # of a list or array that are compared at each step
@@ -159,7 +158,8 @@ class Held:
             elif of_library and isinstance(kept, (Tensor, *_OPEN, FunctionType, MethodType)):
                 self._look(kept, key)
         if isinstance(value, nn.Module):
-            for part in (value._parameters, value._buffers, value._modules):
+            samples = attributes.get("_pyro_samples", {})  # priors of a PyroModule
+            for part in (value._parameters, value._buffers, value._modules, samples):
                 for key in part:
                     self._hold(part, key)
         for cls in type(value).__mro__:

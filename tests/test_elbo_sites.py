@@ -1,5 +1,6 @@
 """What the objectives make of a program's sites: weights, labels, sites that only one side has."""
 
+import functools
 import math
 
 import pyro
@@ -11,6 +12,7 @@ from pyro.distributions.testing.rejection_gamma import RejectionStandardGamma
 from pyro.infer import TraceMeanField_ELBO
 
 from pyro_bvae import CapacityELBO, DecompositionELBO
+from pyro_bvae.divergences import inclusive_kl
 
 N, ROWS = 12, torch.tensor([1, 4, 5, 7, 10])
 B, S = len(ROWS), N / len(ROWS)
@@ -192,6 +194,63 @@ def test_each_density_of_a_sampled_kl_is_under_the_handlers_of_its_own_side():
         seeded(e().loss, model, guide) for e in (DecompositionELBO, TraceMeanField_ELBO)
     )
     assert ours == pytest.approx(theirs, rel=1e-11)
+
+
+# ---- distributions under a mask of their own ---------------------------------------------------
+
+
+def masked(mask, how):
+    """Model and guide whose latent is silenced at some rows, by a handler or by its distributions."""
+
+    def silent(fn):
+        return fn.mask(mask) if how == "own" else fn
+
+    def handler():
+        return poutine.mask(mask=mask) if how == "handler" else poutine.scale(scale=1.0)
+
+    def model():
+        with rows():
+            with handler():
+                p_z = P_Z if how != "own" or mask is False else P_Z.expand([B])
+                z = pyro.sample("z", silent(p_z), infer={"prior": P_Z})
+            observe_x(z)
+
+    def guide():
+        q = dist.Normal(LOC.unsqueeze(-1), SCALE)
+        if how == "within":
+            q = q.mask(mask.unsqueeze(-1)).to_event(1)
+        else:
+            q = silent(q.to_event(1))
+        with rows(), handler():
+            pyro.sample("z", q)
+
+    return model, guide
+
+
+@pytest.mark.parametrize("how", ["own", "within"])
+def test_a_posterior_under_a_mask_of_its_own_is_seen_whole_by_the_divergence(how):
+    """KL(p || q) of the batch's mixture over all rows: as under `poutine.mask`, found here by a grid."""
+    mask = torch.tensor([True, False, True, True, False])
+    elbo = DecompositionELBO(1.0, functools.partial(inclusive_kl, n_samples=20_000))
+    found, plain = (seeded(elbo.terms, *masked(mask, how)) for how in (how, "handler"))
+    torch.testing.assert_close(found.divergence, plain.divergence)
+    grid = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    log_p = dist.Normal(0.0, 1.0).log_prob(grid)
+    log_q = dist.Normal(LOC, SCALE).log_prob(grid[:, None]).logsumexp(1) - math.log(B)
+    exact = ((log_p - log_q) * log_p.exp()).sum() * (grid[1] - grid[0])
+    assert found.divergence.item() == pytest.approx(exact.item(), abs=0.01)
+    if how == "own":
+        torch.testing.assert_close(found.kl, KL * mask)
+
+
+@pytest.mark.parametrize("elbo", [DecompositionELBO, lambda: CapacityELBO(1.0, 0.0)])
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("how", ["own", "handler"])
+def test_a_latent_under_mask_false_has_no_kl(elbo, mask, how):
+    programs = masked(mask, how)
+    ours, theirs = (seeded(e().loss, *programs) for e in (elbo, TraceMeanField_ELBO))
+    assert ours == pytest.approx(theirs, rel=1e-11)
+    torch.testing.assert_close(elbo().terms(*programs).kl, KL * mask)
 
 
 # ---- sites that are refused --------------------------------------------------------------------
