@@ -78,7 +78,9 @@ class _OnlyTensors(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _READERS:
             raise Refused(f"a tensor is read by {name}")
-        if name in _MAKERS and any(isinstance(x, (Tensor, np.ndarray)) for x in _items(args, kwargs)):
+        if name in _MAKERS and any(
+            isinstance(x, (Tensor, np.ndarray)) for x in _items(args, kwargs)
+        ):
             raise Refused(f"torch.{name} takes numbers out of a tensor or array: use torch.stack")
         return func(*args, **(kwargs or {}))
 

@@ -180,9 +180,7 @@ class CompiledSVI(SVI):
             loss.backward()
         return loss
 
-    def _backward(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, list[Tensor]]:
+    def _backward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Tensor]]:
         """A step as Pyro takes it, up to its gradients: the loss and the parameters."""
         with poutine.trace(param_only=True) as captured:
             loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
@@ -229,7 +227,9 @@ class CompiledSVI(SVI):
         self._watched += 1
         if self._watched > _MOST_KINDS:
             what = f", such as {changed!r}," if isinstance(changed, str) else ""
-            raise Refused(f"its arguments or what its programs hold{what} keep changing: pass tensors")
+            raise Refused(
+                f"its arguments or what its programs hold{what} keep changing: pass tensors"
+            )
         if _PYRO_STACK:
             raise Refused("a handler is around the step: put it around model and guide")
         called: dict[Any, None] = {}
@@ -271,7 +271,9 @@ class CompiledSVI(SVI):
                 raise Refused("an argument wants a gradient")
             graph = trace(step, tensors, [*kind.parameters, *kind.known])
             if any(t.is_leaf and t.grad is not None for t in kind.known):
-                raise Refused("Pyro does not know a tensor that is trained: pyro.module registers it")
+                raise Refused(
+                    "Pyro does not know a tensor that is trained: pyro.module registers it"
+                )
             name = kind.held.changed()
             if name is not None:
                 raise Refused(f"a step changes {name!r}: leave it out, or pass a tensor")
@@ -303,7 +305,9 @@ _Shapes = tuple[tuple[torch.Size, torch.dtype, torch.device, bool], ...]  # of a
 
 
 def _shapes(leaves: list[Any]) -> _Shapes:
-    return tuple((x.shape, x.dtype, x.device, x.requires_grad) for x in leaves if isinstance(x, Tensor))
+    return tuple(
+        (x.shape, x.dtype, x.device, x.requires_grad) for x in leaves if isinstance(x, Tensor)
+    )
 
 
 def _rows(shapes: _Shapes) -> int:
@@ -384,14 +388,22 @@ def _drawn() -> tuple[Any, Any]:
     return random.getstate(), (name, tuple(keys), *rest)
 
 
+def _minor_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
 def _compile(graph: torch.fx.GraphModule) -> Callable[..., Sequence[Tensor]]:
     _logger.info("Compiling the training step, which takes about half a minute ...")
     with warnings.catch_warnings():  # torch's own, of its own parts
         warnings.simplefilter("ignore", DeprecationWarning)
         import torch._inductor.compile_fx  # noqa: F401
-    # fallback_random: the noise of eager torch, number by number
+    # fallback_random: the noise of eager torch, number by number. Before torch 2.13 these passes of the
+    # compiler change the order of draws, such as of z and of D's samples of the prior.
+    passes = ("reorder_for_locality", "reorder_for_peak_memory")
     cuda = any(tensor.is_cuda for tensor in (*graph.parameters(), *graph.buffers()))
     options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": cuda}
+    if _minor_version() < (2, 13):
+        options |= dict.fromkeys({*passes} & {*torch._inductor.list_options()}, False)
     compiled = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
 
     def run(*tensors: Tensor) -> Sequence[Tensor]:

@@ -110,8 +110,10 @@ class TermsELBO(TraceMeanField_ELBO):
     @property
     def structure(self) -> tuple[Hashable, ...]:
         """What of this objective's program is no tensor: `CompiledSVI` watches it."""
-        held = vars(self).items()  # a number in a tensor is followed without a new program
-        plain = (v for k, v in held if not isinstance(v, Tensor) and "_" + k not in vars(self))
+        # not the numbers that tensors hold, which are followed, nor what a step finds out
+        left_out = {k.removeprefix("_") for k, v in vars(self).items() if isinstance(v, Tensor)}
+        left_out |= {"monte_carlo_sites", "detached"}
+        plain = (v for k, v in vars(self).items() if k.removeprefix("_") not in left_out)
         return *plain, getattr(self, "alpha", 1) == 0  # at alpha = 0 no D is computed
 
     def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> ElboTerms:
@@ -259,7 +261,9 @@ class TermsELBO(TraceMeanField_ELBO):
             model_site = model_sites[name]
             try:
                 kl = kl_divergence(guide_site["fn"], model_site["fn"])
-                if not isinstance(kl, Tensor):  # Pyro's number 0 of a distribution under mask(False)
+                if not isinstance(
+                    kl, Tensor
+                ):  # Pyro's number 0 of a distribution under mask(False)
                     kl = guide_site["value"].new_zeros(log_q.shape)
                 yield guide_site, kl
             except NotImplementedError:

@@ -46,7 +46,9 @@ class Held:
     def __init__(self, *roots: Any) -> None:
         self._names: set[str] = set()
         found = -1
-        while found != len(self._names):  # code found late may name attributes of objects seen before
+        while found != len(
+            self._names
+        ):  # code found late may name attributes of objects seen before
             found = len(self._names)
             self.tensors: list[Tensor] = []
             self.stream: str | None = None
@@ -56,7 +58,9 @@ class Held:
             self._keys: list[str] = []
             self._values: list[Any] = []
             self._cells: list[tuple[CellType, str, Any]] = []
-            self._items: list[tuple[Any, str, tuple[Any, ...]]] = []  # of lists, sets; keys of dicts
+            self._items: list[
+                tuple[Any, str, tuple[Any, ...]]
+            ] = []  # of lists, sets; keys of dicts
             self._arrays: list[tuple[np.ndarray, str, np.ndarray]] = []
             self._of_classes: list[tuple[type, str, Any]] = []
             for root in roots:
@@ -149,7 +153,9 @@ class Held:
         for key, kept in list(attributes.items()):
             if isinstance(value, nn.Module) and key in _OF_EVERY_MODULE:
                 continue
-            if isinstance(attributes.get(f"_{key}"), Tensor):  # a number of ours that a tensor follows
+            if isinstance(
+                attributes.get(f"_{key}"), Tensor
+            ):  # a number of ours that a tensor follows
                 continue
             # a library's own caches, containers and helpers may be made again at each call
             public = isinstance(kept, (*_PLAIN, Tensor)) and not key.startswith("_")
