@@ -6,6 +6,7 @@ depends on data) would stay in the graph as it was, so it is refused here.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from .watching import Held
 
 _LIFTED = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
 # Methods that lead out of the world of tensors, past torch's dispatcher.
@@ -121,3 +124,48 @@ def _unvalidated() -> Iterator[None]:
             yield
     finally:
         pyro.util.torch_isnan = isnan
+
+
+@contextmanager
+def undone_on_failure(held: Held, known: set[Tensor], parameters: list[Tensor]) -> Iterator[None]:
+    """Where the block fails, what it changed is put back, since the step will be taken eagerly."""
+    store = pyro.get_param_store()
+    kept = [(tensor, tensor.data, tensor.detach().clone()) for tensor in known]
+    gradients = [(tensor, tensor.grad) for tensor in known if tensor.is_leaf]
+    names, drawn, noise = set(store.keys()), _drawn(), torch.get_rng_state()
+    devices = {p.device for p in parameters if p.is_cuda}
+    cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
+    for tensor, _ in gradients:
+        tensor.grad = None
+    try:
+        yield
+        if any(tensor.data_ptr() != data.data_ptr() for tensor, data, _ in kept):
+            raise Refused("a step puts other data into a tensor: write copy_")
+        if _drawn() != drawn:
+            raise Refused("Python's or NumPy's random numbers are drawn: draw torch's")
+    except Exception as error:  # a stranger's program, or its compiler, may fail in any way
+        held.restore()
+        with torch.no_grad():
+            for tensor, data, value in kept:
+                tensor.data = data
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+        for parameter in parameters:
+            parameter.grad = None
+        for name in set(store.keys()) - names:
+            del store[name]
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
+        torch.set_rng_state(noise)
+        for device, state in cuda.items():
+            torch.cuda.set_rng_state(state, device)
+        raise Refused(str(error) or type(error).__name__) from error
+    finally:
+        for tensor, gradient in gradients:
+            tensor.grad = gradient
+
+
+def _drawn() -> tuple[Any, Any]:
+    """The states of Python's and NumPy's generators."""
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), (name, tuple(keys), *rest)

@@ -8,14 +8,11 @@ makes it a program (C++ on a CPU, Triton in a CUDA graph on a GPU), and later st
 from __future__ import annotations
 
 import logging
-import random
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyro
 import pyro.util
 import torch
@@ -28,7 +25,7 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
-from .capture import Refused, trace
+from .capture import Refused, trace, undone_on_failure
 from .watching import Held
 
 _MOST_KINDS = 16  # of steps: each takes a compilation
@@ -201,8 +198,8 @@ class CompiledSVI(SVI):
             kind = self._kinds.get(key)
         except TypeError as error:  # an argument that cannot be hashed
             raise Refused(str(error)) from error
-        changed = kind and (kind.held.changed() or kind.state != _state(kind))
-        if kind is None or changed:
+        changed = None if kind is None else kind.held.changed()
+        if kind is None or changed is not None or kind.state != _state(kind):
             self._kinds[key], taken = self._watch(args, kwargs, changed)
             self._kinds[key].shapes.add(shapes)
             self._latest = self._kinds[key]
@@ -221,12 +218,12 @@ class CompiledSVI(SVI):
         return loss.clone(), kind.parameters  # a CUDA graph writes the next loss to the same place
 
     def _watch(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], changed: str | bool | None = None
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], changed: str | None = None
     ) -> tuple[_Kind, tuple[Any, list[Tensor]]]:
         """An eager step, and what a program of its kind would depend on."""
         self._watched += 1
         if self._watched > _MOST_KINDS:
-            what = f", such as {changed!r}," if isinstance(changed, str) else ""
+            what = f", such as {changed!r}," if changed else ""
             raise Refused(
                 f"its arguments or what its programs hold{what} keep changing: pass tensors"
             )
@@ -260,10 +257,10 @@ class CompiledSVI(SVI):
             if not isinstance(loss, Tensor):
                 raise Refused("its loss is no tensor")
             kind.reached = [p for p in kind.parameters if p.grad is not None]
-            result[:] = [loss.detach(), *(p.grad for p in kind.reached)]
+            result[:] = [loss.detach(), *(p.grad for p in kind.reached if p.grad is not None)]
             return result
 
-        with _undone_on_failure(kind):
+        with undone_on_failure(kind.held, kind.known, kind.parameters):
             if kind.held.stream is not None:
                 raise Refused(f"{kind.held.stream!r} gives another value at each use: pass tensors")
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -285,7 +282,9 @@ class CompiledSVI(SVI):
         with torch.no_grad():
             if kind.proven:
                 return kind.program(*tensors)
-            with _undone_on_failure(kind):  # the first call compiles: no compiler, no support, ...
+            with undone_on_failure(
+                kind.held, kind.known, kind.parameters
+            ):  # the first call compiles: no compiler, no support, ...
                 result = kind.program(*tensors)
         kind.proven = True
         return result
@@ -341,51 +340,6 @@ def _state(kind: _Kind) -> Hashable:
         torch.is_autocast_enabled("cuda"),
         torch.get_default_dtype(),
     )
-
-
-@contextmanager
-def _undone_on_failure(kind: _Kind) -> Iterator[None]:
-    """Where the block fails, what it changed is put back, since the step will be taken eagerly."""
-    store = pyro.get_param_store()
-    kept = [(tensor, tensor.data, tensor.detach().clone()) for tensor in kind.known]
-    gradients = [(tensor, tensor.grad) for tensor in kind.known if tensor.is_leaf]
-    names, drawn, noise = set(store.keys()), _drawn(), torch.get_rng_state()
-    devices = {p.device for p in kind.parameters if p.is_cuda}
-    cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
-    for tensor, _ in gradients:
-        tensor.grad = None
-    try:
-        yield
-        if any(tensor.data_ptr() != data.data_ptr() for tensor, data, _ in kept):
-            raise Refused("a step puts other data into a tensor: write copy_")
-        if _drawn() != drawn:
-            raise Refused("Python's or NumPy's random numbers are drawn: draw torch's")
-    except Exception as error:  # a stranger's program, or its compiler, may fail in any way
-        kind.held.restore()
-        with torch.no_grad():
-            for tensor, data, value in kept:
-                tensor.data = data
-                if not torch.equal(tensor, value):
-                    tensor.copy_(value)
-        for parameter in kind.parameters:
-            parameter.grad = None
-        for name in set(store.keys()) - names:
-            del store[name]
-        random.setstate(drawn[0])
-        np.random.set_state(drawn[1])
-        torch.set_rng_state(noise)
-        for device, state in cuda.items():
-            torch.cuda.set_rng_state(state, device)
-        raise Refused(str(error) or type(error).__name__) from error
-    finally:
-        for tensor, gradient in gradients:
-            tensor.grad = gradient
-
-
-def _drawn() -> tuple[Any, Any]:
-    """The states of Python's and NumPy's generators."""
-    name, keys, *rest = np.random.get_state()
-    return random.getstate(), (name, tuple(keys), *rest)
 
 
 def _minor_version() -> tuple[int, ...]:

@@ -84,8 +84,8 @@ class Held:
             same = all(map(operator.is_, items, first)) or all(map(_same, items, first))
             if len(items) != len(values) or not same:
                 return name
-        for array, name, values in self._arrays:
-            if array.tobytes() != values.tobytes():
+        for array, name, before in self._arrays:
+            if array.tobytes() != before.tobytes():
                 return name
         return None
 
@@ -107,8 +107,8 @@ class Held:
             else:
                 items.clear()
                 (items.update if isinstance(items, set) else items.extend)(values)
-        for array, _, values in self._arrays:
-            array[...] = values
+        for array, _, before in self._arrays:
+            array[...] = before
 
     def _look(self, value: Any, name: str, root: bool = False) -> None:
         if isinstance(value, (*_PLAIN, type)) or id(value) in self._seen:

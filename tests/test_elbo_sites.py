@@ -217,10 +217,8 @@ def masked(mask, how):
 
     def guide():
         q = dist.Normal(LOC.unsqueeze(-1), SCALE)
-        if how == "within":
-            q = q.mask(mask.unsqueeze(-1)).to_event(1)
-        else:
-            q = silent(q.to_event(1))
+        within = how == "within"
+        q = q.mask(mask.unsqueeze(-1)).to_event(1) if within else silent(q.to_event(1))
         with rows(), handler():
             pyro.sample("z", q)
 

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "elbo": ("divergences", "schedules", "terms"),
     # loop
     "watching": (),
-    "capture": (),
+    "capture": ("watching",),
     "svi": ("capture", "watching"),
     "optim": (),
     "noise": (),
