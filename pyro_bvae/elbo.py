@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
@@ -48,7 +48,6 @@ class DecompositionELBO(TermsELBO):
     """
 
     alpha = NonNegative()
-    _plain = (*TermsELBO._plain, "divergence", "site", "prior")
     detached = False
     """D gave the prior no gradient when it was last computed: the prior has no rsample."""
 
@@ -86,9 +85,9 @@ class DecompositionELBO(TermsELBO):
                 f"The guide has {', '.join(guide_sites)}."
             )
         guide_site = guide_sites[self.site]
-        p_z = self._prior(model_sites.get(self.site))
+        p_z = _unmasked(self._prior(model_sites.get(self.site)))
         self.detached = not p_z.has_rsample
-        q_z = guide_site["infer"].get("posterior", guide_site["fn"])
+        q_z = _unmasked(guide_site["infer"].get("posterior", guide_site["fn"]))
         if len(q_z.batch_shape) != 1:
             raise ValueError(
                 f"DecompositionELBO: the posterior at {self.site!r} must have batch_shape (batch,); got "
@@ -116,6 +115,16 @@ class DecompositionELBO(TermsELBO):
         return p_z
 
 
+def _unmasked(fn: Any) -> Any:
+    """The distribution without its masks: D sees every row, as it does under `poutine.mask`."""
+    if isinstance(fn, MaskedDistribution):
+        return _unmasked(fn.base_dist)
+    if isinstance(fn, torch.distributions.Independent):
+        base = _unmasked(fn.base_dist)
+        return fn if base is fn.base_dist else base.to_event(fn.reinterpreted_batch_ndims)
+    return fn
+
+
 class CapacityELBO(TermsELBO):
     """E log p(x|z) - gamma |KL(q(z|x) || p(z)) - C| (Burgess 2018), C in nats.
 
@@ -141,7 +150,6 @@ class CapacityELBO(TermsELBO):
 
     gamma = NonNegative()
     capacity = NonNegative()
-    _plain = (*TermsELBO._plain, "penalty", "reduction")
 
     def __init__(
         self,
@@ -182,11 +190,12 @@ class CapacityELBO(TermsELBO):
 
     def _check_site(self, site: Any, scale: Tensor | float) -> None:
         beta = site["scale"] / scale
-        # Reading one held on a GPU waits for it: only while Pyro validates, as on a first step.
-        if isinstance(beta, Tensor) and not is_validation_enabled():
-            return
-        beta = torch.as_tensor(beta).flatten()
-        beta = beta[(beta - 1).abs().argmax()].item()
+        if isinstance(beta, Tensor):
+            # Reading one held on a GPU waits for it: only while Pyro validates, as on a first step.
+            if not is_validation_enabled():
+                return
+            beta = beta.flatten()
+            beta = beta[(beta - 1).abs().argmax()].item()
         if abs(beta - 1) > 1e-6:
             raise ValueError(
                 f"CapacityELBO: beta must be 1, since gamma weighs the KL; got {beta:g} at site "

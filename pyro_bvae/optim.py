@@ -44,6 +44,11 @@ class JointAdam(PyroOptim):
         """Largest norm of a parameter's latest gradient, where there is a ``hold``."""
         self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]
 
+    @property
+    def stepped(self) -> list[Tensor]:
+        """The parameters that a step has had a gradient for."""
+        return [p for p, state in zip(self.parameters, self.state, strict=True) if state]
+
     @torch.no_grad()
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         if self.before_step is not None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +18,15 @@ import pyro.util
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, SVI
+from pyro.infer.util import torch_item
 from pyro.optim import PyroOptim
-from torch import Tensor, nn
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+
+from .capture import Refused, trace, undone_on_failure
+from .watching import Held
 
 _MOST_KINDS = 16  # of steps: each takes a compilation
 _logger = logging.getLogger(__name__)
@@ -37,18 +40,21 @@ class CompiledSVI(SVI):
     the same seed, to float rounding, and so is what it leaves in buffers such as BatchNorm's.
 
     A captured program follows the tensors that it reads: parameters, buffers, and the numbers of our
-    models and objectives (beta, alpha, gamma, C). It does not follow Python: branches and values that
-    are no tensors stay as they were. Watched, and captured anew when they change, are arguments that are
-    no tensors, the training mode of the modules that are called, which parameters want a gradient,
-    Pyro's parameter store, and what the loss gives as its ``structure``. Another batch shape, such as
-    a last short batch, runs eagerly. Where capturing or compiling fails (no C++ compiler, a branch on
-    data, an ELBO without a differentiable loss), one warning says so and every step runs eagerly.
+    models and objectives (beta, alpha, gamma, C). Watched, and captured anew when they change, are arguments
+    that are no tensors, the values that model, guide and loss hold (attributes, closures, globals that
+    they name), the modes of the modules that are called, which parameters want a gradient, and Pyro's
+    parameter store. Another batch shape, such as a last short batch, runs eagerly. Where a step cannot be
+    captured or compiled, one warning says why and every step runs eagerly: no C++ compiler; a number
+    or a shape that Python reads off a tensor, as a branch on data does; values that change in each step,
+    such as a counter. What Python reads elsewhere (files, the clock, NumPy arrays changed in place) is not
+    watched.
 
     Args:
         model: a Pyro model.
         guide: a Pyro guide.
         optim: a Pyro optimiser.
         loss: an ELBO, ours or Pyro's; or a function ``(model, guide, *args, **kwargs) -> Tensor ()``.
+        loss_and_grads: beside a function as ``loss``, what computes it and its gradients in a step.
         compile: False runs every step eagerly.
 
     Examples:
@@ -69,40 +75,48 @@ class CompiledSVI(SVI):
         model: Callable[..., Any],
         guide: Callable[..., Any],
         optim: PyroOptim,
-        loss: ELBO | Callable[..., Tensor],
+        loss: ELBO | Callable[..., Any],
+        loss_and_grads: Callable[..., Any] | None = None,
         *,
         compile: bool = True,
     ) -> None:
-        super().__init__(model, guide, optim, loss)
+        if loss_and_grads is None and not isinstance(loss, ELBO):
+            loss_and_grads = self._differentiated
+        super().__init__(model, guide, optim, loss, loss_and_grads)
         self._objective = loss
-        self._differentiable: Callable[..., Tensor] | None = (
-            getattr(loss, "differentiable_loss", None) if isinstance(loss, ELBO) else loss
-        )
         self._kinds: dict[Hashable, _Kind] = {}
         self._latest: _Kind | None = None
         self._watched = 0
+        self._reached: set[Tensor] = set()  # parameters that a step has had a gradient for
         self.compiled = compile
         """Whether steps are compiled; False once that has failed."""
-        if compile and self._differentiable is None:
-            self._refuse(f"{type(loss).__name__} has no differentiable_loss")
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """One gradient step; returns the loss. The arguments go to model and guide."""
-        if self._differentiable is None:
-            return super().step(*args, **kwargs)
-        return self.update(*args, **kwargs).item()
+        loss = self._step(args, kwargs)
+        return type(loss)(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
 
     def update(self, *args: Any, **kwargs: Any) -> Tensor:
-        """`step` that does not wait for the device: the loss as a tensor ``()``."""
-        if self._differentiable is None:
-            return torch.as_tensor(super().step(*args, **kwargs))
+        """`step` that gives the loss as a tensor ``()``.
+
+        It does not wait for the device where it is compiled, or the loss is a function.
+        """
+        loss = self._step(args, kwargs)
+        return loss if isinstance(loss, Tensor) else torch.as_tensor(loss, dtype=torch.float64)
+
+    def _step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         taken = None
         if self.compiled:
             try:
                 taken = self._take(args, kwargs)
-            except _Failed as error:
+            except Refused as error:
                 self._refuse(str(error))
         loss, parameters = taken or self._backward(args, kwargs)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                self._reached.add(parameter)
+            elif parameter in self._reached:  # Pyro keeps gradients of 0, with which Adam moves on
+                parameter.grad = torch.zeros_like(parameter)
         self.optim(parameters)
         for parameter in parameters:
             parameter.grad = None
@@ -133,6 +147,7 @@ class CompiledSVI(SVI):
             example: arguments of a step for a batch size.
         """
         self.compiled = self.compiled and state["compiled"]
+        self._reached.update(getattr(self.optim, "stepped", ()))
         if not self.compiled or not state["seen"]:
             return
         args = example(state["captured"] or state["seen"][0])
@@ -145,7 +160,7 @@ class CompiledSVI(SVI):
             if state["captured"] is not None:
                 self._capture(kind, leaves, spec)
                 kind.captured = _shapes(leaves)
-        except _Failed as error:
+        except Refused as error:
             self._refuse(str(error))
             return
         self._kinds[self._key(leaves, spec)] = self._latest = kind
@@ -155,19 +170,23 @@ class CompiledSVI(SVI):
         plain = tuple((type(x), None if isinstance(x, Tensor) else x) for x in leaves)
         return str(spec), plain, getattr(self._objective, "structure", None)
 
-    def _backward(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """An eager step up to its gradients: the loss and the parameters."""
-        assert self._differentiable is not None
-        with poutine.trace(param_only=True) as captured:
-            loss = self._differentiable(self.model, self.guide, *args, **kwargs)
-        if loss.requires_grad:
+    def _differentiated(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """A loss that is a function, and its gradients; Pyro's own would keep the graph of autograd."""
+        loss = self.loss(model, guide, *args, **kwargs)
+        if getattr(loss, "requires_grad", False):
             loss.backward()
+        return loss
+
+    def _backward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, list[Tensor]]:
+        """A step as Pyro takes it, up to its gradients: the loss and the parameters."""
+        with poutine.trace(param_only=True) as captured:
+            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
         sites: Any = captured.trace.nodes.values()
         parameters = dict.fromkeys(site["value"].unconstrained() for site in sites)
+        if isinstance(loss, Tensor):
+            loss = loss.detach()
         # Of other memory layouts the store holds copies; our optimiser knows the parameters themselves.
-        return loss.detach(), list(getattr(self.optim, "parameters", parameters))
+        return loss, list(getattr(self.optim, "parameters", parameters))
 
     def _take(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -178,9 +197,10 @@ class CompiledSVI(SVI):
         try:
             kind = self._kinds.get(key)
         except TypeError as error:  # an argument that cannot be hashed
-            raise _Failed(error) from error
-        if kind is None or kind.state != _state(kind):
-            self._kinds[key], taken = self._watch(args, kwargs)
+            raise Refused(str(error)) from error
+        changed = None if kind is None else kind.held.changed()
+        if kind is None or changed is not None or kind.state != _state(kind):
+            self._kinds[key], taken = self._watch(args, kwargs, changed)
             self._kinds[key].shapes.add(shapes)
             self._latest = self._kinds[key]
             return taken
@@ -198,20 +218,30 @@ class CompiledSVI(SVI):
         return loss.clone(), kind.parameters  # a CUDA graph writes the next loss to the same place
 
     def _watch(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[_Kind, tuple[Tensor, list[Tensor]]]:
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], changed: str | None = None
+    ) -> tuple[_Kind, tuple[Any, list[Tensor]]]:
         """An eager step, and what a program of its kind would depend on."""
         self._watched += 1
         if self._watched > _MOST_KINDS:
-            raise _Failed("its arguments, or modes of its modules, keep changing: pass tensors")
-        called: dict[nn.Module, None] = {}
+            what = f", such as {changed!r}," if changed else ""
+            raise Refused(
+                f"its arguments or what its programs hold{what} keep changing: pass tensors"
+            )
+        if _PYRO_STACK:
+            raise Refused("a handler is around the step: put it around model and guide")
+        called: dict[Any, None] = {}
         hook = register_module_forward_pre_hook(lambda module, inputs: called.setdefault(module))
         try:
             loss, parameters = self._backward(args, kwargs)
         finally:
             hook.remove()
         reached = [p for p in parameters if p.grad is not None]
-        kind = _Kind(list(called), parameters, reached)
+        # an objective with a structure says itself what has to be watched
+        watched = [] if hasattr(self._objective, "structure") else [self._objective]
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if not isinstance(leaf, Tensor)]
+        held = Held(self.model, self.guide, self.loss_and_grads, *watched, *called, *given)
+        known = {*held.tensors, *Held(self._objective).tensors} - {*parameters}
+        kind = _Kind(held, parameters, reached, known)
         kind.state = _state(kind)
         return kind, (loss, parameters)
 
@@ -223,14 +253,28 @@ class CompiledSVI(SVI):
             given = iter(tensors)
             filled = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             args, kwargs = tree_unflatten(filled, spec)
-            assert self._differentiable is not None
-            loss = self._differentiable(self.model, self.guide, *args, **kwargs)
-            result[:] = [loss.detach(), *torch.autograd.grad(loss, kind.reached)]
+            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+            if not isinstance(loss, Tensor):
+                raise Refused("its loss is no tensor")
+            kind.reached = [p for p in kind.parameters if p.grad is not None]
+            result[:] = [loss.detach(), *(p.grad for p in kind.reached if p.grad is not None)]
             return result
 
-        with _undone_on_failure(kind):
+        with undone_on_failure(kind.held, kind.known, kind.parameters):
+            if kind.held.stream is not None:
+                raise Refused(f"{kind.held.stream!r} gives another value at each use: pass tensors")
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-            kind.program = _compile(_trace(step, tensors))
+            if any(tensor.requires_grad for tensor in tensors):
+                raise Refused("an argument wants a gradient")
+            graph = trace(step, tensors, [*kind.parameters, *kind.known])
+            if any(t.is_leaf and t.grad is not None for t in kind.known):
+                raise Refused(
+                    "Pyro does not know a tensor that is trained: pyro.module registers it"
+                )
+            name = kind.held.changed()
+            if name is not None:
+                raise Refused(f"a step changes {name!r}: leave it out, or pass a tensor")
+            kind.program = _compile(graph)
         return result
 
     def _replay(self, kind: _Kind, tensors: list[Tensor]) -> Sequence[Tensor]:
@@ -238,7 +282,9 @@ class CompiledSVI(SVI):
         with torch.no_grad():
             if kind.proven:
                 return kind.program(*tensors)
-            with _undone_on_failure(kind):  # the first call compiles: no compiler, no support, ...
+            with undone_on_failure(
+                kind.held, kind.known, kind.parameters
+            ):  # the first call compiles: no compiler, no support, ...
                 result = kind.program(*tensors)
         kind.proven = True
         return result
@@ -254,11 +300,13 @@ class CompiledSVI(SVI):
         )
 
 
-_Shapes = tuple[tuple[torch.Size, torch.dtype, torch.device], ...]  # of a step's tensors
+_Shapes = tuple[tuple[torch.Size, torch.dtype, torch.device, bool], ...]  # of a step's tensors
 
 
 def _shapes(leaves: list[Any]) -> _Shapes:
-    return tuple((x.shape, x.dtype, x.device) for x in leaves if isinstance(x, Tensor))
+    return tuple(
+        (x.shape, x.dtype, x.device, x.requires_grad) for x in leaves if isinstance(x, Tensor)
+    )
 
 
 def _rows(shapes: _Shapes) -> int:
@@ -270,9 +318,10 @@ def _rows(shapes: _Shapes) -> int:
 class _Kind:
     """Steps that one program serves."""
 
-    modules: list[nn.Module]  # that are called
+    held: Held
     parameters: list[Tensor]
     reached: list[Tensor]  # of these, what has a gradient
+    known: set[Tensor]  # that a step may read besides
     state: Hashable = None
     shapes: set[_Shapes] = field(default_factory=set)  # of its batches so far
     captured: _Shapes | None = None  # the shapes that the program takes
@@ -281,74 +330,20 @@ class _Kind:
 
 
 def _state(kind: _Kind) -> Hashable:
-    """What a program depends on besides arguments, as far as it can be watched."""
+    """What a program depends on besides arguments and what its programs hold."""
     return (
-        tuple(module.training for module in kind.modules),
         tuple(parameter.requires_grad for parameter in kind.parameters),
         tuple(id(value) for _, value in pyro.get_param_store().named_parameters()),
+        tuple(_PYRO_STACK),
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
+        torch.get_default_dtype(),
     )
 
 
-class _Failed(Exception):
-    """A step that cannot be compiled; nothing of it was left behind."""
-
-
-class _ItemsAreTensors(TorchFunctionMode):
-    """``item()`` gives the tensor: Pyro's ELBOs read numbers only to add them up."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is Tensor.item:
-            return args[0].detach()
-        if func in (Tensor.numpy, Tensor.__array__):  # the tracer would take it for a constant
-            raise TypeError("a tensor is read by numpy")
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _unwatched() -> Iterator[None]:
-    """Pyro neither validates values nor looks for NaN: both read numbers, which a tracer cannot."""
-    isnan = pyro.util.torch_isnan
-    pyro.util.torch_isnan = lambda value: False  # type: ignore[assignment]
-    try:
-        with pyro.validation_enabled(False), _ItemsAreTensors():
-            yield
-    finally:
-        pyro.util.torch_isnan = isnan
-
-
-def _trace(step: Callable[..., list[Tensor]], tensors: list[Tensor]) -> torch.fx.GraphModule:
-    """The graph of ``step``; tensors it reads from elsewhere become the graph's buffers, by reference."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    with _unwatched():
-        graph = make_fx(step)(*tensors)
-    for name, value in list(vars(graph).items()):
-        if isinstance(value, Tensor):
-            delattr(graph, name)
-            graph.register_buffer(name, value, persistent=False)
-    return graph
-
-
-@contextmanager
-def _undone_on_failure(kind: _Kind) -> Iterator[None]:
-    """Where the block fails, noise and buffers are put back, since the step will be taken eagerly."""
-    buffers = [buffer for module in kind.modules for buffer in module.buffers(recurse=False)]
-    kept = [buffer.clone() for buffer in buffers]
-    noise = torch.get_rng_state()
-    devices = {p.device for p in kind.parameters if p.is_cuda}
-    cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
-    try:
-        yield
-    except Exception as error:  # a stranger's program, or its compiler, may fail in any way
-        with torch.no_grad():
-            for buffer, value in zip(buffers, kept, strict=True):
-                buffer.copy_(value)
-        torch.set_rng_state(noise)
-        for device, state in cuda.items():
-            torch.cuda.set_rng_state(state, device)
-        raise _Failed(str(error) or type(error).__name__) from error
+def _minor_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
 def _compile(graph: torch.fx.GraphModule) -> Callable[..., Sequence[Tensor]]:
@@ -356,9 +351,13 @@ def _compile(graph: torch.fx.GraphModule) -> Callable[..., Sequence[Tensor]]:
     with warnings.catch_warnings():  # torch's own, of its own parts
         warnings.simplefilter("ignore", DeprecationWarning)
         import torch._inductor.compile_fx  # noqa: F401
-    # fallback_random: the noise of eager torch, number by number
+    # fallback_random: the noise of eager torch, number by number. Before torch 2.13 these passes of the
+    # compiler change the order of draws, such as of z and of D's samples of the prior.
+    passes = ("reorder_for_locality", "reorder_for_peak_memory")
     cuda = any(tensor.is_cuda for tensor in (*graph.parameters(), *graph.buffers()))
     options: dict[str, Any] = {"fallback_random": True, "triton.cudagraphs": cuda}
+    if _minor_version() < (2, 13):
+        options |= dict.fromkeys({*passes} & {*torch._inductor.list_options()}, False)
     compiled = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
 
     def run(*tensors: Tensor) -> Sequence[Tensor]:

@@ -3,7 +3,8 @@
 What a program's sites mean here: all share one plate over the batch; its scale s is N/B under subsampling,
 times those `poutine.scale` handlers that are around every site of the model. A handler around some of the
 sites weighs those alone: beta around a latent site, a weight around an observed one. Rows that
-`poutine.mask` silences have no log p and no KL, and still count in B, in the mean KL and in D.
+`poutine.mask` or a distribution's own ``mask`` silences have no log p and no KL, and still count in B, in
+the mean KL and in D.
 """
 
 from __future__ import annotations
@@ -124,16 +125,17 @@ class TermsELBO(TraceMeanField_ELBO):
 
     monte_carlo_sites: tuple[str, ...] = ()
     """The sites whose KL was estimated by samples when the terms were last computed."""
-    _crossed: frozenset[str] = (
-        frozenset()
-    )  # of these, those that have a closed form which does not hold
-    _plain: tuple[str, ...] = ("num_particles", "vectorize_particles", "max_plate_nesting")
+    _crossed: frozenset[str] = frozenset()
+    """Of these, the sites that have a closed form which does not hold."""
 
     @property
     def structure(self) -> tuple[Hashable, ...]:
         """What of this objective's program is no tensor: `CompiledSVI` watches it."""
-        # at alpha = 0 no D is computed
-        return *(getattr(self, name) for name in self._plain), getattr(self, "alpha", 1) == 0
+        # not the numbers that tensors hold, which are followed, nor what a step finds out
+        left_out = {k.removeprefix("_") for k, v in vars(self).items() if isinstance(v, Tensor)}
+        left_out |= {"monte_carlo_sites", "detached"}
+        plain = (v for k, v in vars(self).items() if k.removeprefix("_") not in left_out)
+        return *plain, getattr(self, "alpha", 1) == 0  # at alpha = 0 no D is computed
 
     def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> ElboTerms:
         """The unscaled terms for one batch: `ElboTerms`."""
@@ -280,15 +282,17 @@ class TermsELBO(TraceMeanField_ELBO):
                 yield guide_site, log_q
                 continue
             model_site = model_sites[name]
-            kl = None
+            kl: Any = None
             if name not in self._crossed:
                 kl = closed_form(guide_site["fn"], model_site["fn"])
-            if kl is not None:
-                yield guide_site, kl
+            if kl is None:
+                self.monte_carlo_sites += (name,)
+                yield guide_site, log_q
+                yield model_site, -model_site["unscaled_log_prob"]
                 continue
-            self.monte_carlo_sites += (name,)
-            yield guide_site, log_q
-            yield model_site, -model_site["unscaled_log_prob"]
+            if not isinstance(kl, Tensor):  # Pyro's number 0 of a distribution under mask(False)
+                kl = guide_site["value"].new_zeros(log_q.shape)
+            yield guide_site, kl
 
     def _batch_frame(self, sites: list[Any]) -> Any:
         """The outermost plate that all sites share: the batch."""

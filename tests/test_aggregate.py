@@ -11,6 +11,7 @@ import torch
 from pyro_bvae import divergences
 from pyro_bvae.divergences import exclusive_kl, inclusive_kl, mmd_per_dim, total_correlation
 from pyro_bvae.evaluation import Codes, aggregate, aggregate_divergence, information
+from pyro_bvae.evaluation.aggregate import outside
 from pyro_bvae.priors import Flow, Gaussian, Laplace, Mixture, SpikeSlab
 
 SPLIT = ("mutual_information", "aggregate_kl", "total_correlation", "dimension_wise_kl")
@@ -320,3 +321,26 @@ def test_inclusive_kl_draws_many_prior_samples_unless_told():
     aggregate_divergence(Model(counting), codes, inclusive_kl)
     aggregate_divergence(Model(counting), codes, functools.partial(inclusive_kl, n_samples=7))
     assert drawn == [20_000, 20_000, 7, 7]
+
+
+@pytest.mark.parametrize(("spread", "biased"), [(0.34, True), (1.0, False)])
+def test_narrow_posteriors_leave_the_prior_outside(spread, biased):
+    """4,000 codes N(0, spread^2) with posteriors of scale .05, whose aggregate is N(0, spread^2 + .05^2).
+
+    At spread .34 KL(p || q) is 5.3 nats and the estimate ten times that, on half the rows too; rate - log n
+    is far below 1. At spread 1 it is 0, and nearly so is the estimate.
+    """
+    generator = torch.Generator().manual_seed(0)
+    loc = spread * torch.randn(4000, 2, generator=generator)
+    scale = torch.full_like(loc, 0.05)
+    variance = spread**2 + 0.05**2
+    exact = 1 / variance - 1 + math.log(variance)
+    q_z, p_z = dist.Normal(loc, scale).to_event(1), dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    z = torch.randn(1000, 2, generator=generator)
+    estimate = inclusive_kl(q_z, p_z, loc, n_samples=1000).item()
+    found = outside(loc, scale, z)
+    far = (torch.cdist(z, loc).amin(1) / 0.05).square() > -2 * math.log(
+        0.001
+    )  # of chi-squared with 2
+    assert found == pytest.approx(far.float().mean().item(), abs=0.01)
+    assert (estimate > 5 * exact + 1) == biased == (found > 0.05)

@@ -1,5 +1,6 @@
 """What the objectives make of a program's sites: weights, labels, sites that only one side has."""
 
+import functools
 import math
 
 import pyro
@@ -12,6 +13,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.optim import Adam
 
 from pyro_bvae import CapacityELBO, DecompositionELBO
+from pyro_bvae.divergences import inclusive_kl
 from pyro_bvae.svi import CompiledSVI
 
 N, ROWS = 12, torch.tensor([1, 4, 5, 7, 10])
@@ -305,6 +307,61 @@ def test_the_capacity_of_each_example_needs_sites_in_one_order():
     kl = seeded(elbo.terms, two_layers, bottom_up).kl
     kl_in_closed_form = TWO_LAYERS - 0.5 * math.log(2 * math.pi) - 0.5 * 0.36
     assert kl.mean().item() == pytest.approx(kl_in_closed_form, abs=4 * kl.std().item() / M**0.5)
+
+
+# ---- distributions under a mask of their own ---------------------------------------------------
+
+
+def masked(mask, how):
+    """Model and guide whose latent is silenced at some rows, by a handler or by its distributions."""
+
+    def silent(fn):
+        return fn.mask(mask) if how == "own" else fn
+
+    def handler():
+        return poutine.mask(mask=mask) if how == "handler" else poutine.scale(scale=1.0)
+
+    def model():
+        with rows():
+            with handler():
+                p_z = P_Z if how != "own" or mask is False else P_Z.expand([B])
+                z = pyro.sample("z", silent(p_z), infer={"prior": P_Z})
+            observe_x(z)
+
+    def guide():
+        q = dist.Normal(LOC.unsqueeze(-1), SCALE)
+        within = how == "within"
+        q = q.mask(mask.unsqueeze(-1)).to_event(1) if within else silent(q.to_event(1))
+        with rows(), handler():
+            pyro.sample("z", q)
+
+    return model, guide
+
+
+@pytest.mark.parametrize("how", ["own", "within"])
+def test_a_posterior_under_a_mask_of_its_own_is_seen_whole_by_the_divergence(how):
+    """KL(p || q) of the batch's mixture over all rows: as under `poutine.mask`, found here by a grid."""
+    mask = torch.tensor([True, False, True, True, False])
+    elbo = DecompositionELBO(1.0, functools.partial(inclusive_kl, n_samples=20_000))
+    found, plain = (seeded(elbo.terms, *masked(mask, how)) for how in (how, "handler"))
+    torch.testing.assert_close(found.divergence, plain.divergence)
+    grid = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    log_p = dist.Normal(0.0, 1.0).log_prob(grid)
+    log_q = dist.Normal(LOC, SCALE).log_prob(grid[:, None]).logsumexp(1) - math.log(B)
+    exact = ((log_p - log_q) * log_p.exp()).sum() * (grid[1] - grid[0])
+    assert found.divergence.item() == pytest.approx(exact.item(), abs=0.01)
+    if how == "own":
+        torch.testing.assert_close(found.kl, KL * mask)
+
+
+@pytest.mark.parametrize("elbo", [DecompositionELBO, lambda: CapacityELBO(1.0, 0.0)])
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("how", ["own", "handler"])
+def test_a_latent_under_mask_false_has_no_kl(elbo, mask, how):
+    programs = masked(mask, how)
+    ours, theirs = (seeded(e().loss, *programs) for e in (elbo, TraceMeanField_ELBO))
+    assert ours == pytest.approx(theirs, rel=1e-11)
+    torch.testing.assert_close(elbo().terms(*programs).kl, KL * mask)
 
 
 # ---- sites that are refused --------------------------------------------------------------------

@@ -629,6 +629,17 @@ def test_diagnoses(metrics, options, sentence):
     assert diagnose(FINE | metrics, config(**options)) == [sentence]
 
 
+def test_a_prior_beyond_the_posteriors_is_said():
+    """D hardly changes with the rows there: half of them would not show it."""
+    biased = FINE | {"divergence": 47.4, "divergence_at_half": 47.8, "divergence_components": 4000}
+    assert diagnose(biased | {"divergence_outside": 0.02}, config()) == []
+    (said,) = diagnose(biased | {"divergence_outside": 0.4}, config())
+    assert said.startswith(
+        "D is dominated by its bias (40% of the prior's samples lie outside every"
+    )
+    assert said.endswith("use --divergence mmd-per-dim.")
+
+
 @pytest.mark.parametrize("what", ["batch", "components"])
 def test_bias_matters_to_kl_divergences_alone(what):
     biased = FINE | {f"rate_minus_log_{what}": 9.0}

@@ -41,7 +41,9 @@ MAY_IMPORT = {
     "terms": ("kl",),
     "elbo": ("divergences", "priors", "schedules", "terms"),
     # loop
-    "svi": (),
+    "watching": (),
+    "capture": ("watching",),
+    "svi": ("capture", "watching"),
     "optim": (),
     "noise": (),
     "distributed": ("vae",),

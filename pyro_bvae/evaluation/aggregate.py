@@ -32,7 +32,8 @@ def aggregate_divergence(
     Returns:
         ``divergence`` and ``divergence_at_half``, None for a KL where the posteriors are not diagonal
         Normals; ``divergence_components``, the number of rows; ``rate_minus_log_components``, nats: what the
-        exclusive KL cannot fall below where posteriors do not overlap.
+        exclusive KL cannot fall below where posteriors do not overlap; for the inclusive KL
+        ``divergence_outside``, see `outside`.
     """
     n = len(codes.loc)
     out: dict[str, Any] = {"divergence": None, "divergence_at_half": None}
@@ -41,7 +42,34 @@ def aggregate_divergence(
     order = torch.randperm(n).to(codes.loc.device)
     for name, m in (("divergence", n), ("divergence_at_half", max(1, n // 2))):
         out[name] = _divergence(vae, codes, divergence, order[:m], max_rows)
+    if codes.diagonal and getattr(divergence, "func", divergence) is inclusive_kl:
+        with torch.random.fork_rng([codes.loc.device] if codes.loc.is_cuda else []):
+            out["divergence_outside"] = outside(codes.loc, codes.scale, vae.p_z().sample((1000,)))
     return out
+
+
+def outside(loc: Tensor, scale: Tensor, z: Tensor) -> float:
+    """The share of ``z``, samples of the prior, that lie outside every posterior.
+
+    Outside means farther from the mean than all but .001 of the posterior's own samples, in its own scales:
+    there q(z) is read off the tail of one posterior, whose distance says little of the aggregate.
+
+    Args:
+        loc: ``(M, D)``.
+        scale: ``(M, D)``.
+        z: ``(n, D)``.
+    """
+    d = z.shape[1]
+    # the square distance is chi-squared with D degrees: its quantile, by Wilson and Hilferty (1931)
+    limit = d * (1 - 2 / (9 * d) + 3.09 * math.sqrt(2 / (9 * d))) ** 3
+    precision = scale.double().pow(-2).T
+    pull = loc.double().T * precision
+    constant = (loc.double().T * pull).sum(0)
+    nearest = [
+        (block.square() @ precision - 2 * block @ pull + constant).amin(1)
+        for block in z.double().split(max(1, _BLOCK // len(loc)))
+    ]
+    return (torch.cat(nearest) > limit).double().mean().item()
 
 
 def divergences(

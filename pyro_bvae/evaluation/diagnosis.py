@@ -78,6 +78,12 @@ def _diagnose_bias(metrics: dict[str, Any], config: Any) -> list[str]:
             f"D is dominated by its bias (rate - log of its components = {max(bias.values()):.1f} nats > "
             f"1): use {remedy}."
         ]
+    away = metrics.get("divergence_outside") or 0
+    if away > 0.05:
+        return [
+            f"D is dominated by its bias ({away:.0%} of the prior's samples lie outside every posterior, "
+            f"where q(z) is the tail of the nearest one): use {remedy}."
+        ]
     value, half = metrics.get("divergence"), metrics.get("divergence_at_half")
     if value is None or half is None or abs(value - half) < max(0.2, 0.1 * abs(value)):
         return []
