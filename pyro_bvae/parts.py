@@ -35,7 +35,7 @@ def posterior(out: Any, rows: int) -> TorchDistributionMixin:
             "Return the mean and the standard deviation of q(z|x)."
         )
     loc, scale = out
-    if loc.dim() != 2 or len(loc) != rows or scale.shape != loc.shape:
+    if loc.dim() != 2 or loc.shape[0] != rows or scale.shape != loc.shape:
         raise ValueError(
             f"VAE: the encoder's loc and scale must both have shape ({rows}, latent_dim); got "
             f"{tuple(loc.shape)} and {tuple(scale.shape)}. Keep the batch first and flatten the rest."

@@ -118,8 +118,7 @@ class CompiledSVI(SVI):
             elif parameter in self._reached:  # Pyro keeps gradients of 0, with which Adam moves on
                 parameter.grad = torch.zeros_like(parameter)
         self.optim(parameters)
-        for parameter in parameters:
-            parameter.grad = None
+        _drop_gradients(parameters)
         return loss
 
     def get_state(self) -> dict[str, Any]:
@@ -153,13 +152,13 @@ class CompiledSVI(SVI):
         args = example(state["captured"] or state["seen"][0])
         leaves, spec = tree_flatten((args, {}))
         try:
-            kind, (_, parameters) = self._watch(args, {})
-            for parameter in parameters:
-                parameter.grad = None
+            kind, _ = self._watch(args, {})
+            _drop_gradients(kind.parameters)
             kind.shapes = {_shapes(tree_flatten((example(n), {}))[0]) for n in state["seen"]}
             if state["captured"] is not None:
                 self._capture(kind, leaves, spec)
                 kind.captured = _shapes(leaves)
+                _drop_gradients(kind.parameters)
         except Refused as error:
             self._refuse(str(error))
             return
@@ -298,6 +297,11 @@ class CompiledSVI(SVI):
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _drop_gradients(parameters: list[Tensor]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
 
 
 _Shapes = tuple[tuple[torch.Size, torch.dtype, torch.device, bool], ...]  # of a step's tensors

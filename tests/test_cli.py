@@ -301,7 +301,8 @@ def test_summary_of_a_conditional_model_is_given_the_label(conditional):
 def test_a_posterior_of_full_covariance_has_no_divergence_and_no_traceback(here):
     result = call("train", "--network", "own_priors:full_covariance", "--out", "run", *FAST)
     assert result.exit_code == 0, result.output
-    assert "D(q(z), p(z))" not in result.stdout and "Traceback" not in result.output
+    assert "\n  D(q(z), p(z))" not in result.stdout and "Traceback" not in result.output
+    assert "Not measured: D(q(z), p(z))." in result.stdout
     assert result.stdout.splitlines()[-2].startswith("Run: run; ")
     assert not Path("run/figures/aggregate_posterior.png").exists()
 

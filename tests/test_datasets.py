@@ -87,7 +87,7 @@ X = np.zeros((3, 2), np.float32)
     [
         (TypeError, "x must be a numpy array .* got list", ([[1.0]],)),
         (TypeError, "x must be a numpy array .* got Tensor", (torch.zeros(3, 2),)),
-        (TypeError, "x must be uint8 or float32; got float64", (X.astype(float),)),
+        (TypeError, "x must be uint8, float32 or float64; got float16", (X.astype(np.float16),)),
         (ValueError, r"x must have at least one row .* got shape \(0, 2\)", (X[:0],)),
         (ValueError, r"x must have at least one row .* got shape \(3,\)", (X[:, 0],)),
         (ValueError, "got 3 NaN or infinite values, the first in row 2", (nan_rows(),)),

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..device import widest
 from ..divergences import inclusive_kl, mmd, mmd_per_dim
 from ..pairwise import UNDERFLOW
 from ..vae import VAE
@@ -62,14 +63,15 @@ def outside(loc: Tensor, scale: Tensor, z: Tensor) -> float:
     d = z.shape[1]
     # the square distance is chi-squared with D degrees: its quantile, by Wilson and Hilferty (1931)
     limit = d * (1 - 2 / (9 * d) + 3.09 * math.sqrt(2 / (9 * d))) ** 3
-    precision = scale.double().pow(-2).T
-    pull = loc.double().T * precision
-    constant = (loc.double().T * pull).sum(0)
+    dtype = widest(loc.device)
+    loc, precision = loc.to(dtype), scale.to(dtype).pow(-2).T
+    pull = loc.T * precision
+    constant = (loc.T * pull).sum(0)
     nearest = [
         (block.square() @ precision - 2 * block @ pull + constant).amin(1)
-        for block in z.double().split(max(1, _BLOCK // len(loc)))
+        for block in z.to(dtype).split(max(1, _BLOCK // len(loc)))
     ]
-    return (torch.cat(nearest) > limit).double().mean().item()
+    return (torch.cat(nearest) > limit).float().mean().item()
 
 
 def divergences(
