@@ -9,10 +9,11 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
 
 from .datasets import Data
 from .datasets.data import DataLike, as_data
+from .terms import TermsELBO
 from .vae import VAE, evaluating, vae_device, vae_dtype
 
 _ROWS = 4  # that go through the model
@@ -65,19 +66,19 @@ def first_batch(
 
 
 def check_range(vae: VAE, data: Data) -> None:
-    """All rows in memory lie in the likelihood's support; those on disk are seen as they are read.
+    """All rows lie in the likelihood's support; those on disk are read for it, as an epoch reads them.
 
     Raises:
         ValueError: one sentence.
     """
-    if data.resident and data.x.dtype != np.uint8:
+    if data.x.dtype != np.uint8 and getattr(vae.likelihood, "support", None) is not None:
         for start in range(0, len(data), _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, len(data)))
             vae.check_x(_rows(vae, data, rows)[0])
 
 
-def check_trainable(vae: VAE, x: Tensor, labels: Tensor | None) -> None:
-    """Refuse a model without anything to train, or with something that `fit` would not reach.
+def check_trainable(vae: VAE, objective: TermsELBO, x: Tensor, labels: Tensor | None) -> None:
+    """Refuse a model without anything to train, or a loss with something that `fit` would not reach.
 
     It runs model and guide once, in the parameter store of the training. So the store knows the parameters
     before they are laid out channels last, of which it would make copies.
@@ -98,9 +99,11 @@ def check_trainable(vae: VAE, x: Tensor, labels: Tensor | None) -> None:
     with evaluating(vae, seed=0), pyro.validation_enabled(False), torch.enable_grad():
         guide = poutine.trace(vae.guide).get_trace(x, labels)
         model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(x, labels)
-        total = model.log_prob_sum() - guide.log_prob_sum()
+        leaves = list(_leaves(model.log_prob_sum() - guide.log_prob_sum()))
+    parts = [part for part in vars(objective).values() if isinstance(part, nn.Module)]
+    leaves += [p for part in parts for p in part.parameters() if p.requires_grad]
     own = {id(parameter) for parameter in vae.parameters()}
-    for leaf in _leaves(total):
+    for leaf in leaves:
         if id(leaf) not in own:
             name = pyro.get_param_store().param_name(leaf)
             got = (
@@ -115,7 +118,8 @@ def check_trainable(vae: VAE, x: Tensor, labels: Tensor | None) -> None:
 
 def _leaves(value: Any) -> Iterator[Tensor]:
     """The tensors that want a gradient of ``value``."""
-    nodes, seen = [value.grad_fn], set()
+    nodes: list[Any] = [value.grad_fn]
+    seen = set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:

@@ -208,7 +208,7 @@ def fit(
         train, x, labels = first_batch(vae, data, "fit", transform)
         if transform is None:
             check_range(vae, train)
-        check_trainable(vae, x, labels)
+        check_trainable(vae, objective, x, labels)
         per_epoch = steps_per_epoch(len(train), batch_size)
         total = steps if steps is not None else cast(int, epochs) * per_epoch
         generator = torch.Generator().manual_seed(seed)

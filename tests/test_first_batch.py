@@ -107,6 +107,15 @@ def test_one_row_outside_the_support_is_found_before_training_wherever_it_stands
     assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
 
 
+def test_a_row_on_disk_outside_the_support_is_found_before_training(tmp_path):
+    x = rows(6000)
+    x[5999] = 1.5
+    np.save(tmp_path / "x.npy", x)
+    vae = a_vae(Bernoulli())
+    with pytest.raises(ValueError, match=r"x must lie in \[0, 1\].*to 1.5"):
+        fit(vae, DecompositionELBO(), Data(np.load(tmp_path / "x.npy", mmap_mode="r")), steps=1)
+
+
 def test_a_distribution_of_ones_own_is_asked_for_its_support():
     class Counts(nn.Module):
         def forward(self, parameters, event_dim):

@@ -37,8 +37,8 @@ MAY_IMPORT = {
     "registered": (),
     "parts": ("priors",),
     "vae": ("kl", "parts", "priors", "registered", "schedules"),
-    "guard": ("datasets", "vae"),
     "terms": ("kl",),
+    "guard": ("datasets", "terms", "vae"),
     "elbo": ("divergences", "priors", "schedules", "terms"),
     # loop
     "watching": (),

@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributions import constraints
 
 from pyro_bvae import VAE, DecompositionELBO, fit
+from pyro_bvae.divergences import inclusive_kl
 from pyro_bvae.evaluation import evaluate
 from pyro_bvae.likelihoods import Normal
 from pyro_bvae.networks import mlp
@@ -252,6 +253,16 @@ def test_layers_that_torch_does_not_know_are_refused():
         ValueError, match=r"must be a parameter of the model.*tensor of shape \(2,\)"
     ):
         fit(a_vae(Loose()), DecompositionELBO(), rows(), steps=1)
+
+
+def test_a_prior_of_the_objective_alone_is_refused():
+    elbo = DecompositionELBO(1.0, inclusive_kl, prior=Gaussian(2, learned=True))
+    with pytest.raises(
+        ValueError, match=r"must be a parameter of the model.*got a tensor of shape"
+    ):
+        fit(a_vae(), elbo, rows(), steps=1)
+    vae = a_vae(Gaussian(2, learned=True))
+    fit(vae, DecompositionELBO(1.0, inclusive_kl, prior=vae.prior), rows(), steps=1)
 
 
 def test_lazy_layers_are_made_before_the_optimiser_looks_for_them():
