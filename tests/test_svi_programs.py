@@ -342,11 +342,16 @@ def test_a_global_is_followed(replayed):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda decoder: decoder.eval(),
-        lambda decoder: setattr(decoder[2], "p", 0.6),
-        lambda decoder: decoder.__setitem__(2, nn.Identity()),
+        pytest.param(lambda decoder: decoder.eval(), id="eval"),
+        pytest.param(
+            lambda decoder: setattr(decoder[2], "p", 0.6), id="dropout", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            lambda decoder: decoder.__setitem__(2, nn.Identity()),
+            id="layer",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["eval", "rate of dropout", "layer"],
 )
 def test_modules_that_change_in_mid_training(change, replayed):
     assert_pyros(vae, before=lambda i, svi, decoder: change(decoder) if i == 3 else None)
@@ -450,13 +455,19 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+QUICK = ("own", "loss_and_grads", "number", "no gradient", "Jit")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in LOSSES]
+)
 def test_any_loss_is_that_of_svi(name, replayed):
     loss, graphs, match = LOSSES[name]
     assert_pyros(vae, match, loss=loss, optim=lambda: Adam({"lr": 0.01}))
     assert len(replayed) == graphs
 
 
+@pytest.mark.slow
 def test_an_attribute_of_ones_own_objective_is_followed(replayed):
     weigh = lambda i, svi, decoder: setattr(svi.loss.__self__, "weight", 1.0 + (i > 3))  # noqa: E731
     assert_pyros(vae, loss=Weighed, before=weigh)
