@@ -37,9 +37,9 @@ class CompiledSVI(SVI):
 
     The first step runs as Pyro runs it; the second of the same batch shape is captured while it runs; from
     the third on the compiled program is called. Loss and gradients are those of the eager step under
-    the same seed, to float rounding, and so is what it leaves in buffers such as BatchNorm's. This was tested on
-    torch 2.13. On older versions two passes of torch's compiler that change the order of draws are switched
-    off, so that D's noise should be the eager step's too; no older version was run.
+    the same seed, to float rounding, and so is what it leaves in buffers such as BatchNorm's. This was
+    tested on torch 2.13. On older versions two passes of torch's compiler that change the order of draws are
+    switched off, so that D's noise should be the eager step's too; no older version was run.
 
     A captured program follows the tensors that it reads: parameters, buffers, and the numbers of our
     models and objectives (beta, alpha, gamma, C). Watched, and captured anew when they change, are arguments
