@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,7 +97,7 @@ def check_trainable(vae: VAE, objective: TermsELBO, x: Tensor, labels: Tensor | 
             "fit: the model must have a parameter with requires_grad=True; got none. "
             "Call vae.requires_grad_(True), or train nothing."
         )
-    with evaluating(vae, seed=0), pyro.validation_enabled(False), torch.enable_grad():
+    with _as_trained(vae, len(x)):
         guide = poutine.trace(vae.guide).get_trace(x, labels)
         model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(x, labels)
         leaves = list(_leaves(model.log_prob_sum() - guide.log_prob_sum()))
@@ -114,6 +115,20 @@ def check_trainable(vae: VAE, objective: TermsELBO, x: Tensor, labels: Tensor | 
                 f"{got}. Keep modules in attributes or an nn.ModuleList, tensors in nn.Parameter, and call "
                 "pyro.param in the prior, the likelihood or a network."
             )
+
+
+@contextmanager
+def _as_trained(vae: VAE, rows: int) -> Iterator[None]:
+    """Training mode and gradients, with noise of its own; what is written to buffers is put back."""
+    with evaluating(vae, seed=0), pyro.validation_enabled(False), torch.enable_grad():
+        kept = [(buffer, buffer.clone()) for buffer in vae.buffers()]
+        vae.train(rows > 1)  # BatchNorm cannot take one row
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in kept:
+                    buffer.copy_(value)
 
 
 def _leaves(value: Any) -> Iterator[Tensor]:

@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -22,17 +21,30 @@ class Registered(nn.Module):
     them, are left alone.
     """
 
-    def params(self) -> Messenger:
-        """A handler: within it, sites of `pyro.param` are these parameters."""
-        return _Params(self)
+    def params(self, owner: nn.Module) -> Messenger:
+        """A handler: within it, sites of `pyro.param` are these parameters, on ``owner``'s device."""
+        return _Params(self, owner)
 
-    def value(self, name: str, init: Any, constraint: constraints.Constraint) -> Tensor:
-        """The constrained value of a site, which is made from ``init`` when it is first asked for."""
+    def value(
+        self, name: str, init: Any, constraint: constraints.Constraint, owner: nn.Module
+    ) -> Tensor:
+        """The constrained value of a site, which is made from ``init`` when it is first asked for.
+
+        Raises:
+            TypeError: ``init`` gives no floating-point tensor.
+        """
         key, transform = _key(name), transform_to(constraint)
         if key not in self._parameters:
             start = init() if callable(init) else init
+            if not (isinstance(start, Tensor) and start.is_floating_point()):
+                got = start.dtype if isinstance(start, Tensor) else type(start).__name__
+                raise TypeError(
+                    f"pyro.param {name!r}: the start must be a floating-point tensor; got {got}. "
+                    "Pass one, such as torch.tensor(1.0)."
+                )
+            like = next((p for p in owner.parameters() if p.is_floating_point()), start)
             with torch.no_grad():
-                free = transform.inv(start.detach()).clone()
+                free = transform.inv(start.detach().to(like)).clone()
             self.register_parameter(key, nn.Parameter(free))
         parameter = self._parameters[key]
         assert parameter is not None
@@ -46,6 +58,9 @@ class Registered(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        for name in list(self._parameters):
+            if prefix + name not in state_dict:  # it was not made yet, and starts again
+                del self._parameters[name]
         for key, value in state_dict.items():
             if key.startswith(prefix) and key[len(prefix) :] not in self._parameters:
                 self.register_parameter(key[len(prefix) :], nn.Parameter(torch.empty_like(value)))
@@ -58,14 +73,19 @@ def _key(name: str) -> str:
 
 
 class _Params(Messenger):
-    def __init__(self, registered: Registered) -> None:
+    def __init__(self, registered: Registered, owner: nn.Module) -> None:
         super().__init__()
-        self.registered = registered
+        self.registered, self.owner = registered, owner
 
     def _pyro_param(self, msg: Any) -> None:
         name, *init = msg["args"]
         given = init[0] if init else msg["kwargs"].get("init_tensor")
-        own = given is not None and not (isinstance(given, Tensor) and given.requires_grad)
-        if name in self.registered or (own and name not in pyro.get_param_store()):
+        if name in self.registered or (given is not None and not self._is_of_a_module(given)):
             constraint = msg["kwargs"].get("constraint", constraints.real)
-            msg["value"] = self.registered.value(name, given, constraint)
+            msg["value"] = self.registered.value(name, given, constraint, self.owner)
+
+    def _is_of_a_module(self, given: Any) -> bool:
+        """A parameter of the model itself, or a tensor that was computed from one."""
+        if not (isinstance(given, Tensor) and given.requires_grad):
+            return False
+        return not given.is_leaf or any(given is p for p in self.owner.parameters())

@@ -190,7 +190,17 @@ class TermsELBO(TraceMeanField_ELBO):
     def _collect(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Parts:
-        parts = [self._parts(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
+        try:
+            parts = [
+                self._parts(*traces) for traces in self._get_traces(model, guide, args, kwargs)
+            ]
+        except ValueError as error:
+            cause: BaseException | None = error
+            while cause is not None and "\n" in str(cause):  # Pyro adds the shapes of its trace
+                cause = cause.__cause__
+            if cause is error or not str(cause).startswith("VAE: "):
+                raise
+            raise ValueError(str(cause)) from error
         if len(parts) == 1:
             return parts[0]
         flat = [(*part.terms, part.scaled_log_px_z, part.scaled_kl) for part in parts]

@@ -16,6 +16,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor, nn
 
+from .datasets.data import as_data, to_float
 from .kl import check_support
 from .parts import check_store, fitting, kind, posterior
 from .priors.arguments import brief
@@ -169,7 +170,7 @@ class VAE(nn.Module):
 
     def p_z(self) -> TorchDistributionMixin:
         """The prior, batch_shape ``()``."""
-        with self.registered.params():
+        with self.registered.params(self):
             return call_prior(self.prior)
 
     def q_z(self, x: Tensor, labels: Tensor | None = None) -> TorchDistributionMixin:
@@ -181,7 +182,7 @@ class VAE(nn.Module):
         """
         if is_validation_enabled():
             self.check_x(x)
-        with self.registered.params():
+        with self.registered.params(self):
             out = self.encoder(self._encoder_input(x, labels))
         return posterior(out, x.shape[0])
 
@@ -195,7 +196,7 @@ class VAE(nn.Module):
                     f"VAE: labels must be one for each row of z, {lead[-1]}; got {len(hot)}. Pass as many."
                 )
             z = torch.cat([z, hot.expand(*lead, self.n_classes)], -1)
-        with self.registered.params():
+        with self.registered.params(self):
             # Networks take one batch dimension; vectorised particles bring more.
             out = self.decoder(z.reshape(-1, z.shape[-1]))
             parts = out if isinstance(out, tuple) else (out,)
@@ -225,12 +226,14 @@ class VAE(nn.Module):
 
         All rows at once, in the mode the model is in: `pyro_bvae.evaluation.encode_data` goes in batches.
         """
-        return cast(Tensor, self.q_z(*self._tensors(x, labels)).mean)
+        x, labels = self._tensors(x, labels)
+        with _sentence(f"the encoder cannot take x of shape {tuple(x.shape[1:])}"):
+            return cast(Tensor, self.q_z(x, labels).mean)
 
     def reconstruct(self, x: Any, labels: Tensor | np.ndarray | None = None) -> Tensor:
         """Mean of p(x|z) at the posterior mean: shaped like x."""
         x, labels = self._tensors(x, labels)
-        return cast(Tensor, self.p_x(self.q_z(x, labels).mean, labels).mean)
+        return cast(Tensor, self.p_x(self.encode(x, labels), labels).mean)
 
     def sample(
         self,
@@ -285,7 +288,7 @@ class VAE(nn.Module):
                 f"VAE: the encoder's posterior must have a mean and a variance; got "
                 f"{type(q_z).__name__}, which computes neither. Give its class both properties."
             ) from error
-        with _sentence("the prior's forward() fails"), self.registered.params():
+        with _sentence("the prior's forward() fails"), self.registered.params(self):
             p_z = prior_distribution(self.prior, latent_dim)
         check_support(q_z, p_z)
         with _sentence(f"the decoder cannot take z of {latent_dim + self.n_classes} dimensions"):
@@ -300,15 +303,15 @@ class VAE(nn.Module):
                 f"{x.min():g} to {x.max():g}. Scale x, or use another likelihood."
             ) from error
 
-    def _tensors(self, x: Any, labels: Tensor | np.ndarray | None) -> tuple[Tensor, Tensor | None]:
+    def _tensors(self, x: Any, labels: Any) -> tuple[Tensor, Tensor | None]:
         """x and labels on the model's device, x in its dtype; uint8 becomes [0, 1]."""
         device, dtype = vae_device(self), vae_dtype(self)
-        if hasattr(x, "tensors"):  # `Data`
-            x, own = x.tensors(np.arange(len(x)), device, dtype)
-            labels = own if labels is None and self.n_classes else labels
-        tensor = torch.as_tensor(x, device=device)
-        scaled = tensor.to(dtype) / 255 if tensor.dtype == torch.uint8 else tensor.to(dtype)
-        return scaled, None if labels is None else torch.as_tensor(labels, device=device)
+        if not isinstance(x, Tensor):
+            data = as_data(x if labels is None else (x, labels), "VAE.encode")
+            x, own = data.tensors(np.arange(len(data)), device, dtype)
+            return x, own if self.n_classes else None
+        labels = None if labels is None else torch.as_tensor(labels, device=device)
+        return to_float(x.to(device), dtype), labels
 
     def check_x(self, x: Tensor) -> None:
         """Raise ValueError where x lies outside the likelihood's support."""

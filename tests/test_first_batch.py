@@ -16,6 +16,7 @@ from pyro_bvae.evaluation import encode_data, evaluate, log_marginal
 from pyro_bvae.likelihoods import Bernoulli, ContinuousBernoulli, Laplace, Normal
 from pyro_bvae.networks import mlp
 from pyro_bvae.priors import Gaussian, Mixture
+from pyro_bvae.priors.wrapping import as_pyro
 
 
 class Returns(nn.Module):
@@ -250,6 +251,50 @@ def test_torchs_distributions_serve_as_pyros():
         vae.sample(3)
     assert found[0] == found[2]
     assert found[3] > 0  # the prior in torch's terms is trained
+
+
+TORCHS = {
+    "uniform": lambda: torch.distributions.Uniform(-torch.ones(2), torch.ones(2)),
+    "gumbel": lambda: torch.distributions.Gumbel(torch.zeros(2), torch.ones(2)),
+    "kumaraswamy": lambda: torch.distributions.Kumaraswamy(torch.ones(2), 2 * torch.ones(2)),
+    "log-normal": lambda: torch.distributions.LogNormal(torch.zeros(2), torch.ones(2)),
+    "relaxed": lambda: torch.distributions.RelaxedBernoulli(
+        torch.tensor(0.5), torch.full((2,), 0.3)
+    ),
+    "poisson": lambda: torch.distributions.Poisson(torch.ones(2)),
+    "student-t": lambda: torch.distributions.StudentT(5.0, torch.zeros(2)),
+}
+
+
+@pytest.mark.parametrize("name", TORCHS)
+def test_wrapped_distributions_expand_sample_and_weigh_as_torchs(name):
+    plain = TORCHS[name]()
+    wrapped = as_pyro(plain, "it")
+    torch.manual_seed(0)
+    x = plain.sample((5,))
+    torch.manual_seed(0)
+    assert torch.equal(wrapped.sample((5,)), x)
+    assert torch.equal(wrapped.log_prob(x), plain.log_prob(x))
+    assert torch.equal(wrapped.expand((5, 2)).to_event(1).log_prob(x), plain.log_prob(x).sum(1))
+
+
+def test_terms_say_what_is_wrong_without_the_shapes_of_a_trace():
+    vae, x = a_vae(Bernoulli()), torch.from_numpy(rows()) + 5
+    with pytest.raises(ValueError) as error:
+        DecompositionELBO().terms(vae.model, vae.guide, x)
+    assert "\n" not in str(error.value) and "x must lie in [0, 1]" in str(error.value)
+
+
+def test_encode_refuses_what_fit_refuses():
+    vae, x = a_vae(), rows()
+    with pytest.raises(ValueError, match=r"the encoder cannot take x of shape \(2,\)"):
+        vae.encode(x[:, :2])
+    with pytest.raises(ValueError, match="x must have no masked values"):
+        vae.encode(np.ma.masked_less(x, 0.5))
+    for other in (None, "abc", torch.utils.data.DataLoader(x)):
+        with pytest.raises(TypeError, match="data must be Data, an array or tensor"):
+            vae.encode(other)
+    assert torch.equal(vae.encode(x.astype(">f4")), vae.encode(x))
 
 
 def test_a_distribution_that_pyro_lacks_is_refused():

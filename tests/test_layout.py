@@ -36,7 +36,7 @@ MAY_IMPORT = {
     # equations
     "registered": (),
     "parts": ("priors",),
-    "vae": ("kl", "parts", "priors", "registered", "schedules"),
+    "vae": ("datasets", "kl", "parts", "priors", "registered", "schedules"),
     "terms": ("kl",),
     "guard": ("datasets", "terms", "vae"),
     "elbo": ("divergences", "priors", "schedules", "terms"),

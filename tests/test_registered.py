@@ -194,8 +194,85 @@ def test_a_parameter_of_a_model_of_ones_own_is_refused_by_name():
         fit(vae, DecompositionELBO(), rows(), steps=1)
 
 
-def test_check_prior_passes_a_prior_of_pyro_param():
+def test_check_prior_looks_at_pyro_param_and_leaves_no_site_behind():
     assert check_prior(Centred(), 2).startswith("ok: integrates to ")
+    assert not list(pyro.get_param_store().keys())
+
+    class Idle(nn.Module):
+        def forward(self):
+            pyro.param("idle", torch.zeros(2))
+            return dist.Normal(torch.zeros(2), 1.0).to_event(1)
+
+    with pytest.raises(ValueError, match="must depend on every parameter; idle got no gradient"):
+        check_prior(Idle(), 2)
+
+
+def test_a_site_in_the_store_of_the_process_does_not_stand_for_the_models_own():
+    pyro.param("my.noise", torch.tensor(7.0))
+    vae = a_vae(likelihood=Noise())
+    assert noise(vae) == 1 and "registered.param_my/noise" in vae.state_dict()
+
+
+def test_they_have_the_dtype_of_the_model():
+    vae = a_vae(likelihood=Noise()).double()
+    fit(vae, DecompositionELBO(), rows(), steps=1)
+    assert {p.dtype for p in vae.parameters()} == {torch.float64}
+
+
+def test_the_state_of_an_untrained_model_starts_them_again():
+    vae = a_vae(likelihood=Noise())
+    fit(vae, DecompositionELBO(), rows(), steps=2, lr=0.1)
+    vae.load_state_dict(a_vae(likelihood=Noise()).state_dict())
+    assert noise(vae) == 1
+
+
+@pytest.mark.parametrize("start, got", [(0.9, "float"), (torch.tensor(1), "torch.int64")])
+def test_a_start_that_is_no_tensor_of_floats_is_refused(start, got):
+    class Plain(nn.Module):
+        def forward(self, loc, event_dim):
+            return dist.Normal(loc, pyro.param("s", lambda: start)).to_event(event_dim)
+
+    with pytest.raises(
+        TypeError, match=f"'s': the start must be a floating-point tensor; got {got}"
+    ):
+        fit(a_vae(likelihood=Plain()), DecompositionELBO(), rows(), steps=1)
+
+
+def test_a_start_that_wants_a_gradient_is_a_start_like_others():
+    class Wanting(nn.Module):
+        def forward(self, loc, event_dim):
+            scale = pyro.param("s", torch.tensor(1.0, requires_grad=True))
+            return dist.Normal(loc, scale).to_event(event_dim)
+
+    vae = a_vae(likelihood=Wanting())
+    fit(vae, DecompositionELBO(), rows(), steps=2, lr=0.1)
+    assert noise(vae) != 1
+
+
+def test_what_is_used_in_training_mode_alone_is_trained_or_refused():
+    class InTraining(nn.Module):
+        def forward(self, loc, event_dim):
+            scale = pyro.param("s", torch.tensor(1.0)) if self.training else torch.tensor(1.0)
+            return dist.Normal(loc, scale).to_event(event_dim)
+
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out, self.hidden = nn.Linear(2, 3), [nn.Linear(3, 3)]
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, z):
+            h = self.norm(self.out(z))
+            return self.hidden[0](h) if self.training else h
+
+    vae = a_vae(likelihood=InTraining())
+    fit(vae, DecompositionELBO(), rows(), steps=2, lr=0.1)
+    assert vae.registered.param_s.item() != 1
+    vae = a_vae(decoder=Listed())
+    before = copy.deepcopy(vae.decoder.norm.state_dict())
+    with pytest.raises(ValueError, match="must be a parameter of the model"):
+        fit(vae, DecompositionELBO(), rows(), steps=1)
+    assert all(torch.equal(before[k], v) for k, v in vae.decoder.norm.state_dict().items())
 
 
 # ---- a model that would silently not train -----------------------------------------------------

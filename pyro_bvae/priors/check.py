@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -44,7 +45,8 @@ def check_prior(prior: nn.Module, latent_dim: int) -> str:
         'ok: integrates to 1.00..., KL by Monte Carlo'
     """
     name = type(prior).__name__
-    p_z = prior_distribution(prior, latent_dim)
+    with pyro.get_param_store().scope():
+        p_z = prior_distribution(prior, latent_dim)
     with _own_noise(prior), torch.no_grad():
         z = p_z.sample((_N,))
         log_p = p_z.log_prob(z)
@@ -212,17 +214,22 @@ def _check_moments(name: str, z: Tensor, points: Tensor, weights: Tensor) -> Non
 def _own_noise(prior: nn.Module) -> Iterator[None]:
     """A seed of the check's own; the ambient generators are left as they were."""
     devices = {p.device for p in prior.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), pyro.get_param_store().scope():
         torch.manual_seed(0)
         yield
 
 
 def _check_gradients(name: str, prior: nn.Module) -> None:
-    parameters = {k: p for k, p in prior.named_parameters() if p.requires_grad}
-    if not parameters:
-        return
     with torch.enable_grad(), _own_noise(prior):
         p_z = prior()
+        own = {k: p for k, p in prior.named_parameters() if p.requires_grad}
+        parameters = own | {
+            k: p
+            for k, p in pyro.get_param_store().named_parameters()
+            if not any(p is held for held in own.values())
+        }
+        if not parameters:
+            return
         # A clone: a transformed distribution remembers its own samples together with their path.
         loss = p_z.log_prob(p_z.sample((100,)).clone()).sum()
         if not loss.requires_grad:

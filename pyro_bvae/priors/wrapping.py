@@ -29,17 +29,24 @@ def as_pyro(distribution: Any, what: str) -> TorchDistributionMixin:
     """
     if isinstance(distribution, TorchDistributionMixin):
         return distribution
-    kind = type(distribution)
-    own: Any = getattr(dist, kind.__name__, None)
-    if (
-        not (isinstance(distribution, Distribution) and isinstance(own, type))
-        or own.__base__ is not kind
-    ):
+    own = _pyros(distribution)
+    if own is None:
+        kind = type(distribution)
         raise TypeError(
             f"{what} must be a distribution from pyro.distributions, or one of torch's that Pyro has too; got "
             f"{kind.__module__}.{kind.__name__}. Derive it from pyro.distributions.TorchDistribution."
         )
+    if "__init__" in vars(own):  # it keeps more than torch's
+        return own(**{name: getattr(distribution, name) for name in distribution.arg_constraints})
     wrapped: Any = object.__new__(own)
     for name, value in vars(distribution).items():
-        wrapped.__dict__[name] = as_pyro(value, what) if isinstance(value, Distribution) else value
+        inner = isinstance(value, TorchDistributionMixin) or _pyros(value) is not None
+        wrapped.__dict__[name] = as_pyro(value, what) if inner else value
     return wrapped
+
+
+def _pyros(value: Any) -> Any:
+    """Pyro's subclass of the same name, or None."""
+    own: Any = getattr(dist, type(value).__name__, None)
+    found = isinstance(value, Distribution) and isinstance(own, type)
+    return own if found and own.__base__ is type(value) else None
