@@ -154,15 +154,16 @@ def resume(
 ) -> Run:
     """Go on with a training that stopped, from its last checkpoint to its end.
 
-    On the same machine and number of threads, with the same data, history and weights become bit for
-    bit those of a training that never stopped.
+    On the same machine, threads and data, history and weights become those of one that never stopped.
 
     Args:
         path: the run directory. One without a checkpoint starts anew; a finished one is only loaded.
         trust: as in `load_run`.
         device: where to train, if not as before.
         data_dir: where the data are, if not as before.
-        callbacks, on_step, checkpoint_every: as in `train`.
+        callbacks: as in `train`, and so are the next two.
+        on_step: called after each step.
+        checkpoint_every: steps between two checkpoints.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: no run, a damaged one, other data, or parts that need
@@ -185,10 +186,8 @@ def resume(
         there = os.path.lexists(path / "checkpoint.pt")
         state = read_checkpoint(path / "checkpoint.pt") if there else None
         if state is None and read_history(path / "history.jsonl"):
-            warnings.warn(
-                f"{path} has no checkpoint any more, or never had one: it starts anew.",
-                stacklevel=2,
-            )
+            said = f"{path} has no checkpoint any more, or never had one: it starts again."
+            warnings.warn(said, stacklevel=2)
         if state is not None and state["format"] < 2:
             raise ValueError(
                 f"resume: {path} must have a checkpoint of format 2; got 1, from which no training can "

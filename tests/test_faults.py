@@ -135,7 +135,7 @@ WRITES = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:.*it starts anew")  # killed before its first checkpoint
+@pytest.mark.filterwarnings("ignore:.*it starts again")  # killed before its first checkpoint
 @pytest.mark.parametrize("name", WRITES)
 def test_each_write_may_fail(name, finished, tmp_path, monkeypatch):
     """The n-th call of each way to write fails, for growing n until a training comes through."""
@@ -724,7 +724,7 @@ def test_where_a_run_was_resumed_is_written_whenever_it_was_killed(copy):
     for name in ("checkpoint.pt", "metrics.json"):
         (copy / name).unlink()
     with pytest.warns(
-        UserWarning, match="has no checkpoint any more, or never had one: it starts anew"
+        UserWarning, match="has no checkpoint any more, or never had one: it starts again"
     ):
         resume(copy)
 

@@ -90,6 +90,7 @@ def test_a_scale_made_by_pyro_param_is_trained_as_a_learned_scale_is():
     assert 0.2 < noise(vae) < 0.5
 
 
+@pytest.mark.slow
 def test_a_compiled_step_trains_them_alike(replayed):
     found = []
     for compile in (False, True):

@@ -118,7 +118,16 @@ PROGRAMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("options", PROGRAMS.values(), ids=PROGRAMS)
+LONG = ("flow, exclusive KL", "VampPrior, BatchNorm")  # four seconds each
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=pytest.mark.slow if name in LONG else [])
+        for name, options in PROGRAMS.items()
+    ],
+)
 def test_captured_steps_are_the_eager_ones(options, replayed):
     batch = (IMAGES if "network" in options else X,)
     losses = assert_same(lambda: ours(**options), [batch] * 5)
@@ -184,6 +193,7 @@ def test_alpha_leaving_zero_is_another_program(replayed):
     assert with_d > without
 
 
+@pytest.mark.slow
 def test_a_short_last_batch_and_the_training_mode(replayed):
     batches = [(X[:8],), (X[8:],)] * 4
     assert_same(lambda: ours(), batches)

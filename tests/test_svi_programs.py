@@ -563,6 +563,7 @@ def test_a_tensor_that_pyro_does_not_know_is_said(replayed):
     assert_pyros(make, "Pyro does not know a tensor that is trained")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [AutoNormal, AutoMultivariateNormal])
 def test_guides_and_modules_of_pyro_are_captured(guide, replayed):
     class Model(PyroModule):
