@@ -143,7 +143,7 @@ def undone_on_failure(held: Held, known: set[Tensor], parameters: list[Tensor]) 
             raise Refused("a step puts other data into a tensor: write copy_")
         if _drawn() != drawn:
             raise Refused("Python's or NumPy's random numbers are drawn: draw torch's")
-    except Exception as error:  # a stranger's program, or its compiler, may fail in any way
+    except Exception as error:  # a user's program, or its compiler, may fail in any way
         held.restore()
         with torch.no_grad():
             for tensor, data, value in kept:

@@ -1,7 +1,6 @@
 """What fit, evaluate, encode and terms refuse at the first batch, and what each of them takes as data."""
 
 import functools
-import warnings
 
 import numpy as np
 import pyro.distributions as dist
@@ -445,9 +444,3 @@ def test_a_model_in_float64_trains_and_measures_in_float64(prior, likelihood):
         torch.testing.assert_close(
             codes.loc, vae.q_z(torch.from_numpy(x)).mean, rtol=1e-14, atol=1e-14
         )
-
-
-def test_no_warning_is_left_for_models_that_fit():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fit(a_vae(), DecompositionELBO(), rows(), steps=2)

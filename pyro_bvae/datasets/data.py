@@ -188,7 +188,7 @@ def unmasked(name: str, values: Any, owner: str = "Data") -> np.ndarray:
     """A plain array of ``values``.
 
     Raises:
-        ValueError: some of them are masked, and what stands in their place has no meaning.
+        ValueError: some of them are masked: the values under a mask have no meaning.
     """
     if np.ma.is_masked(values):
         mask = np.ma.getmaskarray(values)
